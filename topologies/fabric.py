@@ -1,0 +1,161 @@
+"""How a topology's parts are wired: forwarding elements, their numbered ports, and the links between them.
+
+Each VPC, Transit Gateway and Gateway Load Balancer, and the internet, is one :class:`Element`. Both the compiler
+(which needs port numbers) and the lab (which makes the interfaces) read this plan, so neither has to ask the other.
+An interface of AWS's is a port here: one for each instance, for each AZ of an attachment, for each VPC endpoint.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field
+from enum import Enum
+from ipaddress import IPv4Address
+
+from topologies.model import GatewayLoadBalancer, Topology, Vpc
+
+INTERNET = "internet"
+#: The implicit router answers for every gateway address with this MAC address.
+ROUTER_MAC = "02:00:00:00:00:01"
+
+
+class ElementKind(Enum):
+    VPC = "vpc"
+    TRANSIT_GATEWAY = "transit-gateway"
+    GATEWAY_LOAD_BALANCER = "gateway-load-balancer"
+    INTERNET = "internet"
+
+
+class PortKind(Enum):
+    HOST = "host"  # an instance or an internet host, over a veth pair
+    ATTACHMENT = "attachment"  # one AZ of a Transit Gateway VPC attachment
+    ENDPOINT = "endpoint"  # a GWLB endpoint
+    INTERNET_GATEWAY = "internet-gateway"
+    GENEVE = "geneve"  # the GWLB's own namespace, over a veth pair
+
+
+@dataclass(frozen=True)
+class Port:
+    """A port of an element. ``resource`` is the name of what the port belongs to, ``az`` its zone where it has one.
+
+    ``peer`` is the (element, port number) that a patch port leads to; None for a port that leads to a namespace.
+    """
+
+    number: int
+    name: str
+    kind: PortKind
+    resource: str
+    az: str | None = None
+    peer: tuple[str, int] | None = None
+
+
+@dataclass
+class Element:
+    """One forwarding element: a bridge with datapath id ``dpid``."""
+
+    name: str
+    kind: ElementKind
+    dpid: int
+    ports: dict[int, Port] = field(default_factory=dict)
+
+    def port(self, kind: PortKind, resource: str, az: str | None = None) -> Port:
+        """Return the port of *resource*; in *az*, where one is named. Raises KeyError where there is none."""
+        for port in self.ports.values():
+            if port.kind is kind and port.resource == resource and (az is None or port.az == az):
+                return port
+        raise KeyError((self.name, kind, resource, az))
+
+
+@dataclass(frozen=True)
+class ApplianceLink:
+    """The link between a load balancer's namespace and one of its appliances. ``index`` counts from 1."""
+
+    gwlb: str
+    appliance: str
+    index: int
+
+
+@dataclass
+class Fabric:
+    """The whole plan: ``elements`` by name, and the appliances' links."""
+
+    elements: dict[str, Element]
+    appliance_links: list[ApplianceLink]
+
+
+def mac_address(name: str) -> str:
+    """Return the locally administered MAC address of the interface of *name*."""
+    return "02:" + hashlib.blake2b(name.encode(), digest_size=5).digest().hex(":")
+
+
+def interface(name: str) -> str:
+    """Return the name, in the root namespace, of the end of the veth pair that leads to *name*."""
+    return f"bw-{name}"
+
+
+def zone_of(vpc: Vpc, subnet: str) -> str:
+    return vpc.subnets[subnet].az
+
+
+def node_addresses(topology: Topology, gwlb: GatewayLoadBalancer) -> dict[str, IPv4Address]:
+    """Return the load balancer nodes' addresses by AZ."""
+    return {zone_of(topology.vpcs[gwlb.vpc], subnet): address for subnet, address in gwlb.subnets.items()}
+
+
+def endpoint_index(topology: Topology) -> dict[str, int]:
+    """Number all VPC endpoints from 1, in the file's order: their conntrack zone and their mark on plain frames."""
+    names = [name for vpc in topology.vpcs.values() for name in vpc.endpoints]
+    return {name: number for number, name in enumerate(names, start=1)}
+
+
+def build_fabric(topology: Topology) -> Fabric:
+    """Plan the wiring of a valid topology. The same topology always gives the same plan."""
+    elements: dict[str, Element] = {}
+
+    def element(name: str, kind: ElementKind) -> Element:
+        elements[name] = Element(name, kind, dpid=len(elements) + 1)
+        return elements[name]
+
+    def host(at: Element, name: str, kind: PortKind = PortKind.HOST, az: str | None = None) -> None:
+        number = len(at.ports) + 1
+        at.ports[number] = Port(number, interface(name), kind, name, az)
+
+    def patch(one: Element, other: Element, kind: PortKind, resource: str, az: str | None = None) -> None:
+        # An attachment has a port in each of its zones; the others' names say enough.
+        name = f"{resource}-{az}" if kind is PortKind.ATTACHMENT else resource
+        here, there = len(one.ports) + 1, len(other.ports) + 1
+        one.ports[here] = Port(here, f"{one.name}.{name}", kind, resource, az, (other.name, there))
+        other.ports[there] = Port(there, f"{other.name}.{name}", kind, resource, az, (one.name, here))
+
+    vpcs = {name: element(name, ElementKind.VPC) for name in topology.vpcs}
+    gateways = {name: element(name, ElementKind.TRANSIT_GATEWAY) for name in topology.transit_gateways}
+    balancers = {name: element(name, ElementKind.GATEWAY_LOAD_BALANCER) for name in topology.gateway_load_balancers}
+    internet = element(INTERNET, ElementKind.INTERNET)
+
+    for name, vpc in topology.vpcs.items():
+        for instance_name, instance in vpc.instances.items():
+            host(vpcs[name], instance_name, az=zone_of(vpc, instance.subnet))
+        for endpoint_name, endpoint in vpc.endpoints.items():
+            zone = zone_of(vpc, endpoint.subnet)
+            patch(vpcs[name], balancers[endpoint.service], PortKind.ENDPOINT, endpoint_name, zone)
+        if vpc.internet_gateway:
+            patch(vpcs[name], internet, PortKind.INTERNET_GATEWAY, vpc.internet_gateway)
+    for gateway_name, gateway in topology.transit_gateways.items():
+        for attachment_name, attachment in gateway.attachments.items():
+            vpc = topology.vpcs[attachment.vpc]
+            for subnet in attachment.subnets:
+                patch(
+                    vpcs[attachment.vpc],
+                    gateways[gateway_name],
+                    PortKind.ATTACHMENT,
+                    attachment_name,
+                    zone_of(vpc, subnet),
+                )
+    links = []
+    for balancer_name, balancer in topology.gateway_load_balancers.items():
+        host(balancers[balancer_name], balancer_name, PortKind.GENEVE)
+        for index, appliance in enumerate(balancer.appliances, start=1):
+            links.append(ApplianceLink(balancer_name, appliance, index))
+    for name in topology.internet:
+        host(internet, name)
+    return Fabric(elements, links)
