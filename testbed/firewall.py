@@ -1,0 +1,71 @@
+"""The lab's firewalls: what each is configured with, and its process."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+from typing import Any
+
+from firewall_vnf.control import Control
+
+from testbed.controller import last_line
+from testbed.nodes import Host
+from topologies.model import Topology, resource_id
+
+#: How long a firewall may take to flush its logs when it is told to end, in seconds.
+GRACE = 2.0
+
+
+def firewall_configuration(topology: Topology, name: str, directory: Path) -> dict[str, Any]:
+    """Return the configuration of firewall *name*, in the form of :mod:`firewall_vnf.config`."""
+    gwlb = next(gwlb for gwlb in topology.gateway_load_balancers.values() if name in gwlb.appliances)
+    firewalls = topology.firewalls
+    assert firewalls is not None
+    return {
+        "name": name,
+        "interface": "eth0",
+        "address": str(gwlb.appliances[name].address),
+        "zones": {resource_id("vpce", topology.name, endpoint): zone for endpoint, zone in firewalls.zones.items()},
+        "policy": firewalls.policy,
+        "log_directory": str(directory / name),
+        "control": str(directory / f"{name}.sock"),
+        "health_port": gwlb.target_group.health_check_port,
+    }
+
+
+class Firewall:
+    """A firewall's process on its node. ``logs`` holds ``traffic.jsonl`` and the others; ``control`` asks it."""
+
+    def __init__(self, host: Host, command: list[str], logs: Path) -> None:
+        self.name = host.name
+        self.host = host
+        self.command = command
+        self.logs = logs
+        self.control = Control(logs.with_suffix(".sock"))
+        logs.mkdir()
+        self.start()
+
+    def start(self) -> None:
+        with (self.logs / "output.log").open("a") as log:
+            self.process = self.host.popen(self.command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+
+    def ready(self) -> bool:
+        """Whether the firewall answers on its control socket."""
+        return self.control.answers()
+
+    def kill(self) -> None:
+        """Kill the process as an accident would, and wait until it is gone."""
+        self.process.kill()
+        self.process.wait()
+
+    def end(self) -> None:
+        """Ask the firewall to end, so that its logs are complete."""
+        if self.process.poll() is None:
+            self.process.terminate()
+
+    def problem(self) -> str | None:
+        """Return a line when the process is gone, with the last line of what it printed."""
+        code = self.process.poll()
+        if code is None:
+            return None
+        return f"firewall {self.name} ended with {code}: {last_line(self.logs / 'output.log')}"

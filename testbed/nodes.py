@@ -1,0 +1,126 @@
+"""The lab's Mininet nodes: hosts and appliances in namespaces of their own, and the bridges as Mininet sees them.
+
+Mininet makes the namespaces, runs the processes and gives the prompt. The interfaces come from one netlink socket and
+the bridges from one ``ovs-vsctl`` transaction, because Mininet's own ways take several processes for each.
+"""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Sequence
+from ipaddress import IPv4Address
+from typing import Any
+
+from mininet.link import Intf, Link
+from mininet.net import Mininet
+from mininet.node import Host as MininetHost
+from mininet.node import OVSSwitch
+from pyroute2 import IPRoute
+
+from testbed.journal import Journal
+
+#: MTU in bytes of every link; a host's own interface may be set lower (AWS's limit on an interface is 9,001).
+LINK_MTU = 9001
+
+
+class Host:
+    """A node of the lab: an instance, an internet host, an appliance, or a load balancer's own namespace."""
+
+    def __init__(self, node: MininetHost, address: IPv4Address) -> None:
+        self.name: str = node.name
+        self.pid: int = node.pid
+        self.address = address
+        self._node = node
+
+    def popen(self, command: Sequence[str], **keywords: Any) -> subprocess.Popen[Any]:
+        """Start *command* in this node; keywords as for :class:`subprocess.Popen`. Its id is the command's own."""
+        process: subprocess.Popen[Any] = self._node.popen(list(command), **keywords)
+        return process
+
+    def run(self, command: Sequence[str], timeout: float = 30) -> subprocess.CompletedProcess[str]:
+        """Run *command* in this node to its end. Raises subprocess.TimeoutExpired after *timeout* seconds."""
+        process = self.popen(command, stdin=subprocess.DEVNULL, text=True)
+        try:
+            output, errors = process.communicate(timeout=timeout)
+        except BaseException:
+            process.kill()
+            process.wait()
+            raise
+        return subprocess.CompletedProcess(list(command), process.returncode, output, errors)
+
+
+class Bridge(OVSSwitch):  # type: ignore[misc]
+    """A bridge that exists already, for Mininet's prompt (``dpctl``, ``net``, ``links``)."""
+
+    def start(self, controllers: object) -> None:
+        pass
+
+    def stop(self, deleteIntfs: bool = True) -> None:  # Mininet's spelling
+        pass
+
+
+class Interface(Intf):  # type: ignore[misc]
+    """An interface that exists already and needs no further commands."""
+
+    def config(self, **_params: object) -> dict[str, object]:
+        return {}
+
+
+def new_network() -> Mininet:
+    """Return an empty Mininet network.
+
+    Its one-time initialization is skipped: it raises a dozen of the system's settings and never puts them back.
+    """
+    Mininet.inited = True
+    return Mininet(topo=None, build=False, controller=None, link=Link, intf=Interface, host=MininetHost)
+
+
+def veth(
+    netlink: IPRoute,
+    one: tuple[int | None, str, str],
+    other: tuple[int | None, str, str],
+    mtu: int = LINK_MTU,
+) -> None:
+    """Make a veth pair; each end is (process id of the namespace or None for the root's, name, MAC address)."""
+
+    def end(pid: int | None, name: str, mac: str) -> dict[str, Any]:
+        return {"ifname": name, "address": mac, "mtu": mtu} | ({"net_ns_pid": pid} if pid else {})
+
+    netlink.link("add", kind="veth", peer=end(*other), **end(*one))
+
+
+def register_link(network: Mininet, one: tuple[Any, str, int | None], other: tuple[Any, str, int | None]) -> None:
+    """Tell Mininet of a link that exists; each end is (node, interface's name, port number or None)."""
+    network.addLink(
+        one[0],
+        other[0],
+        port1=one[2],
+        port2=other[2],
+        intfName1=one[1],
+        intfName2=other[1],
+        cls=RegisteredLink,
+    )
+
+
+class RegisteredLink(Link):  # type: ignore[misc]
+    """A link that exists already."""
+
+    @classmethod
+    def makeIntfPair(cls, *_arguments: object, **_keywords: object) -> None:
+        pass
+
+
+def configure(nodes: Sequence[tuple[MininetHost, Sequence[str]]]) -> None:
+    """Run each node's commands in its shell, all nodes at once. Raises RuntimeError with what a node printed."""
+    for node, commands in nodes:
+        node.sendCmd(" && ".join(commands))
+    for node, _ in nodes:
+        output = node.waitOutput().strip()
+        if output:
+            raise RuntimeError(f"{node.name}: {output}")
+
+
+def record(journal: Journal, nodes: Sequence[MininetHost]) -> None:
+    """Note the nodes' processes."""
+    journal.nodes.update({node.name: node.pid for node in nodes})
+    journal.save()
