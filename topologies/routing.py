@@ -1,0 +1,126 @@
+"""Which route wins: the routes of a table as AWS evaluates them, and the table that a packet meets.
+
+The only place where precedence is written down: the walk and the controller's compiler both read it here.
+
+Facts: AWS VPC guide, route tables (longest prefix; ``local`` for the VPC's CIDR, whose target can be replaced);
+AWS Transit Gateway guide, route evaluation order (static before propagated for one prefix; blackhole routes drop).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from enum import Enum
+from ipaddress import IPv4Address, IPv4Network
+
+from topologies.model import BLACKHOLE, LOCAL, Topology, TransitGateway, Vpc
+
+#: The route table of all subnets that no other table is associated with.
+MAIN = "main"
+
+
+class TargetKind(Enum):
+    LOCAL = "local"
+    BLACKHOLE = "blackhole"
+    INTERNET_GATEWAY = "internet gateway"
+    NAT_GATEWAY = "NAT gateway"
+    TRANSIT_GATEWAY = "Transit Gateway"
+    ENDPOINT = "GWLB endpoint"
+    INSTANCE = "instance"  # its network interface
+    ATTACHMENT = "attachment"  # in a Transit Gateway's table
+
+
+class Origin(Enum):
+    LOCAL = "local"  # every VPC table has it
+    STATIC = "static"
+    PROPAGATED = "propagated"
+
+
+@dataclass(frozen=True)
+class Route:
+    """One route that can win. ``target`` is a resource's name, ``local`` or ``blackhole``."""
+
+    destination: IPv4Network
+    target: str
+    kind: TargetKind
+    origin: Origin
+
+
+def vpc_routes(topology: Topology, vpc_name: str, table_name: str) -> list[Route]:
+    """Return the routes of a VPC's table, longest prefix first.
+
+    The main table needs not be in the file. Raises KeyError for another table, or a target, that does not exist.
+    """
+    vpc = topology.vpcs[vpc_name]
+    routes = {vpc.cidr: Route(vpc.cidr, LOCAL, TargetKind.LOCAL, Origin.LOCAL)}
+    if table_name != MAIN or MAIN in vpc.route_tables:
+        for destination, target in vpc.route_tables[table_name].routes.items():
+            kind = target_kind(topology, vpc, target)
+            if kind is None:
+                raise KeyError((vpc_name, table_name, target))
+            routes[destination] = Route(destination, target, kind, Origin.STATIC)
+    return longest_first(routes.values())
+
+
+def tgw_routes(topology: Topology, tgw_name: str, table_name: str) -> list[Route]:
+    """Return the winning routes of a Transit Gateway's table, longest prefix first; targets are attachments."""
+    gateway = topology.transit_gateways[tgw_name]
+    table = gateway.route_tables[table_name]
+    routes: dict[IPv4Network, Route] = {}
+    for destination, target in table.routes.items():
+        kind = TargetKind.BLACKHOLE if target == BLACKHOLE else TargetKind.ATTACHMENT
+        routes[destination] = Route(destination, target, kind, Origin.STATIC)
+    for attachment in table.propagations:
+        cidr = topology.vpcs[gateway.attachments[attachment].vpc].cidr
+        routes.setdefault(cidr, Route(cidr, attachment, TargetKind.ATTACHMENT, Origin.PROPAGATED))
+    return longest_first(routes.values())
+
+
+def lookup(routes: Iterable[Route], address: IPv4Address) -> Route | None:
+    """Return the first route that covers *address*: the longest prefix, in a list of the functions above."""
+    return next((route for route in routes if address in route.destination), None)
+
+
+def longest_first(routes: Iterable[Route]) -> list[Route]:
+    return sorted(routes, key=lambda route: (-route.destination.prefixlen, route.destination))
+
+
+def target_kind(topology: Topology, vpc: Vpc, target: str) -> TargetKind | None:
+    """Return what the name of a target means in a VPC's table; None for a name that means nothing there."""
+    if target == LOCAL:
+        return TargetKind.LOCAL
+    if target == BLACKHOLE:
+        return TargetKind.BLACKHOLE
+    if target == vpc.internet_gateway:
+        return TargetKind.INTERNET_GATEWAY
+    if target in vpc.nat_gateways:
+        return TargetKind.NAT_GATEWAY
+    if target in vpc.endpoints:
+        return TargetKind.ENDPOINT
+    if target in vpc.instances:
+        return TargetKind.INSTANCE
+    if target in topology.transit_gateways:
+        return TargetKind.TRANSIT_GATEWAY
+    return None
+
+
+def subnet_table(vpc: Vpc, subnet: str) -> str:
+    """Return the name of the table that a subnet is associated with: the main one unless another names it."""
+    return next((name for name, table in vpc.route_tables.items() if subnet in table.subnets), MAIN)
+
+
+def gateway_table(vpc: Vpc) -> str | None:
+    """Return the name of the table associated with the VPC's internet gateway (edge association), or None."""
+    tables = vpc.route_tables.items()
+    return next((name for name, table in tables if table.gateway and table.gateway == vpc.internet_gateway), None)
+
+
+def attachment_table(gateway: TransitGateway, attachment: str) -> str | None:
+    """Return the name of the Transit Gateway table that an attachment is associated with, or None."""
+    return next((name for name, table in gateway.route_tables.items() if attachment in table.associations), None)
+
+
+def vpc_attachment(topology: Topology, tgw_name: str, vpc_name: str) -> str | None:
+    """Return the name of a VPC's attachment to a Transit Gateway (AWS allows one), or None."""
+    attachments = topology.transit_gateways[tgw_name].attachments.items()
+    return next((name for name, attachment in attachments if attachment.vpc == vpc_name), None)
