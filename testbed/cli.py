@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
+import signal
 import sys
+from types import FrameType
 
 import typer
 
@@ -20,6 +22,7 @@ def main() -> None:
     for module in pkgutil.iter_modules(commands.__path__):
         verb = importlib.import_module(f"{commands.__name__}.{module.name}")
         app.command(module.name)(verb.command)
+    signal.signal(signal.SIGTERM, end)
     try:
         app()
     except TopologyError as error:
@@ -33,3 +36,8 @@ def main() -> None:
 def fail(message: str, code: int) -> None:
     print(f"bumpwire: {message}", file=sys.stderr)
     raise SystemExit(code)
+
+
+def end(_number: int, _frame: FrameType | None) -> None:
+    """Let SIGTERM end the command as Ctrl-C does, so that a lab is taken down."""
+    raise SystemExit(128 + signal.SIGTERM)

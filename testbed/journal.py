@@ -29,8 +29,8 @@ TOKEN_VARIABLE = "BUMPWIRE_LAB"
 class Journal:
     """The record of the one lab of this machine.
 
-    ``nodes`` maps a node's name to the process whose namespaces it lives in. ``settings`` maps a file under ``/proc/sys``
-    to the value that it had. ``datapath`` is Open vSwitch's ``system`` or ``netdev``; ``zones`` are the conntrack zones
+    ``nodes`` maps a node's name to the process whose namespaces it lives in, ``settings`` a file under ``/proc/sys`` to
+    the value that it had. ``datapath`` is Open vSwitch's ``system`` or ``netdev``; ``zones`` are the conntrack zones
     that the lab uses in it.
     """
 

@@ -11,6 +11,7 @@ One lab runs on a machine at a time. Leaving the block takes it down by the jour
 from __future__ import annotations
 
 import json
+import os
 import signal
 import sys
 import time
@@ -296,3 +297,26 @@ def uninterrupted() -> Iterator[None]:
     finally:
         for number, handler in held.items():
             signal.signal(number, handler)
+
+
+def end_running_lab() -> str:
+    """End the lab that runs and remove what one left behind; return a line that says what was done.
+
+    Raises MachineError when a running lab does not end.
+    """
+    left = read_journal()
+    held = lock()
+    if held is None and left is not None:
+        os.kill(left.pid, signal.SIGTERM)
+    deadline = time.monotonic() + PATIENCE
+    while held is None:
+        if time.monotonic() > deadline:
+            raise MachineError(f"the lab does not end: kill process {left.pid if left else '?'} and repeat")
+        time.sleep(0.05)
+        held = lock()
+    with held:
+        left = read_journal()
+        if left is None:
+            return "nothing is left"
+        take_down(left)
+        return f"took down what the lab {left.topology} had left behind"

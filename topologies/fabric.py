@@ -118,7 +118,9 @@ def build_fabric(topology: Topology) -> Fabric:
 
     def host(at: Element, name: str, kind: PortKind = PortKind.HOST, az: str | None = None) -> None:
         number = len(at.ports) + 1
-        at.ports[number] = Port(number, interface(name), kind, name, az)
+        # A bridge has an interface of its own name, so the load balancer's namespace needs another.
+        port_name = f"gn-{name}" if kind is PortKind.GENEVE else interface(name)
+        at.ports[number] = Port(number, port_name, kind, name, az)
 
     def patch(one: Element, other: Element, kind: PortKind, resource: str, az: str | None = None) -> None:
         # An attachment has a port in each of its zones; the others' names say enough.

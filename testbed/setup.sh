@@ -1,0 +1,65 @@
+#!/usr/bin/env bash
+# Make this machine ready for the lab: Debian packages, a virtual environment, Open vSwitch, the BPF program.
+# Usage: testbed/setup.sh VENV. Runs as root or with sudo, asks nothing, does only what is still missing.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+venv=$1
+export DEBIAN_FRONTEND=noninteractive
+
+packages=(
+  python3 python3-venv mininet openvswitch-switch python3-openvswitch        # the lab; Mininet is not on PyPI
+  clang libbpf-dev linux-libc-dev                                            # the GENEVE endpoint, a BPF program
+  iproute2 iptables kmod ethtool procps                                      # interfaces, NAT, kernel modules
+  iperf3 iputils-ping openssh-client openssh-server tcpdump tshark           # traffic and captures
+)
+
+fail() { echo "setup: $*" >&2; exit 3; }
+
+as_root() {
+  if [[ $EUID -eq 0 ]]; then "$@"
+  elif command -v sudo >/dev/null; then sudo --preserve-env=DEBIAN_FRONTEND "$@"
+  else fail "needs root, and there is no sudo: run make as root"; fi
+}
+
+# A package that brings a service would start it: an SSH server is for the lab's hosts, not for the machine.
+# policy-rc.d is how Debian lets an administrator refuse that (Debian Policy 9.3.3.1).
+install_packages() {
+  local policy=/usr/sbin/policy-rc.d ours=no had_ssh=yes
+  [[ -e $policy ]] || ours=yes
+  dpkg-query -W openssh-server >/dev/null 2>&1 || had_ssh=no
+  if [[ $ours == yes ]]; then
+    trap 'as_root rm -f /usr/sbin/policy-rc.d' EXIT
+    printf '#!/bin/sh\nexit 101\n' | as_root tee $policy >/dev/null
+    as_root chmod 755 $policy
+  fi
+  as_root apt-get update -qq
+  as_root apt-get install -y -qq --no-install-recommends -o Dpkg::Use-Pty=0 "$@" >/dev/null
+  if [[ $had_ssh == no && -d /run/systemd/system ]]; then
+    as_root systemctl --quiet disable ssh.service ssh.socket 2>/dev/null || true
+  fi
+  if [[ $ours == yes ]]; then as_root rm -f $policy; trap - EXIT; fi
+}
+
+command -v dpkg-query >/dev/null || fail "needs Debian 12 or 13, or Ubuntu 22.04 or 24.04: dpkg is not here"
+installed=$(dpkg-query -W -f '${db:Status-Status} ${Package}\n' "${packages[@]}" 2>/dev/null | sed -n 's/^installed //p')
+mapfile -t missing < <(comm -23 <(printf '%s\n' "${packages[@]}" | sort) <(sort <<<"$installed"))
+if [[ ${#missing[@]} -gt 0 ]]; then
+  echo "setup: installing ${missing[*]}"
+  install_packages "${missing[@]}"
+fi
+
+# The stamp names what the environment was made from, so that a new lock or a new Python makes it again.
+stamp=$venv/setup-$(cat requirements.lock pyproject.toml <(/usr/bin/python3 -V) <(pwd) | sha256sum | cut -c1-16)
+if [[ ! -e $stamp ]]; then
+  echo "setup: making the virtual environment $venv"
+  mkdir -p "$venv" 2>/dev/null || fail "cannot make $venv: choose another folder with make setup VENV=FOLDER"
+  /usr/bin/python3 -m venv --system-site-packages "$venv"
+  pip=("$venv/bin/python" -m pip --quiet --disable-pip-version-check install --no-deps)
+  "${pip[@]}" --only-binary :all: --require-hashes -r requirements.lock
+  "${pip[@]}" --no-build-isolation --editable .
+  rm -f "$venv"/setup-*
+  touch "$stamp"
+fi
+
+as_root "$venv/bin/python" -m testbed.openvswitch
+"$venv/bin/python" -m testbed.geneve_endpoint
