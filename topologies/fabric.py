@@ -93,6 +93,11 @@ def interface(name: str) -> str:
     return f"bw-{name}"
 
 
+def geneve_interface(name: str) -> str:
+    """Return the same for a load balancer's own namespace: ``bw-`` + its name is its bridge."""
+    return f"gv-{name}"
+
+
 def zone_of(vpc: Vpc, subnet: str) -> str:
     return vpc.subnets[subnet].az
 

@@ -27,7 +27,7 @@ class TopologyError(Exception):
 
 
 def load_topology(path_or_name: str | Path) -> Topology:
-    """Return the topology of a YAML file, or of a packaged one's name. Raises TopologyError with every problem found."""
+    """Return a YAML file's topology, or a packaged one's by name. Raises TopologyError with every problem found."""
     path = find(path_or_name)
     try:
         document = yaml.safe_load(path.read_text())

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import hashlib
 from ipaddress import IPv4Address, IPv4Network
-from typing import Annotated, Literal
+from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
