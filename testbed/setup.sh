@@ -62,4 +62,3 @@ if [[ ! -e $stamp ]]; then
 fi
 
 as_root "$venv/bin/python" -m testbed.openvswitch
-"$venv/bin/python" -m testbed.geneve_endpoint
