@@ -94,7 +94,7 @@ def interface(name: str) -> str:
 
 
 def geneve_interface(name: str) -> str:
-    """Return the same for a load balancer's own namespace: ``bw-`` + its name is its bridge."""
+    """Return the same for a load balancer's own namespace: ``bw-`` + its name is its bridge's own interface."""
     return f"gv-{name}"
 
 
@@ -123,8 +123,7 @@ def build_fabric(topology: Topology) -> Fabric:
 
     def host(at: Element, name: str, kind: PortKind = PortKind.HOST, az: str | None = None) -> None:
         number = len(at.ports) + 1
-        # A bridge has an interface of its own name, so the load balancer's namespace needs another.
-        port_name = f"gn-{name}" if kind is PortKind.GENEVE else interface(name)
+        port_name = geneve_interface(name) if kind is PortKind.GENEVE else interface(name)
         at.ports[number] = Port(number, port_name, kind, name, az)
 
     def patch(one: Element, other: Element, kind: PortKind, resource: str, az: str | None = None) -> None:

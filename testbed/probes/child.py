@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import tempfile
@@ -10,7 +11,7 @@ from collections.abc import Sequence
 from ipaddress import IPv4Address
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Protocol
+from typing import IO, Any, Protocol
 
 from testbed.errors import Error, MachineError
 
@@ -56,9 +57,7 @@ class Child:
         self.title = title
         self._output = tempfile.TemporaryFile("w+")
         self._errors = tempfile.TemporaryFile("w+")
-        self.process = node.popen(
-            command, stdin=subprocess.DEVNULL, stdout=self._output, stderr=self._errors, cwd=ROOT
-        )
+        self.process = node.popen(command, stdin=subprocess.DEVNULL, stdout=self._output, stderr=self._errors, cwd=ROOT)
 
     def __enter__(self) -> Child:
         return self
@@ -138,7 +137,7 @@ def parse_listening(table: str) -> set[int]:
     return {int(row[1].rpartition(":")[2], 16) for row in rows if row[3] == LISTEN}
 
 
-def _content(file: Any) -> str:
+def _content(file: IO[str]) -> str:
     """Read a child's file without moving the offset that the child shares."""
-    path = Path(f"/proc/self/fd/{file.fileno()}")
-    return path.read_text(errors="replace")
+    number = file.fileno()
+    return os.pread(number, os.fstat(number).st_size, 0).decode(errors="replace")

@@ -11,10 +11,12 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address
 from typing import Any
 
-from testbed.probes.child import Child, Node, ProbeError, program
+from testbed.probes.child import Child, Node, ProbeError, last_line, program
 
 #: iperf3's own port, so that a firewall's ``application-default`` holds.
 PORT = 5201
+#: The last interval of a test may be a few milliseconds: its rate says nothing.
+SHORTEST_INTERVAL = 0.1
 #: Seconds on top of the test's own for the handshakes and the exchange of results.
 MARGIN = 20.0
 
@@ -67,17 +69,17 @@ def measure(
         options += ["--udp", "--bitrate", f"{udp_rate:.0f}"]
     if reverse:
         options += ["--reverse"]
-    serve = [iperf3, "--server", "--one-off", "-4", "--json", "--port", str(port)]
-    with Child(server, f"{title}, server", serve) as listener:
-        listener.wait_listening(port)
-        send = [iperf3, "--client", str(address), "-4", "--json", "--port", str(port), *options]
-        with Child(client, title, send) as sender:
+    common = [program("iperf3"), "-4", "--json", "--port", str(port)]
+    with Child(server, f"{title}, server", [*common, "--server", "--one-off"]) as receiver:
+        receiver.wait_listening(port)
+        with Child(client, title, [*common, "--client", str(address), *options]) as sender:
             code = sender.wait(seconds + MARGIN)
-            if code and not sender.output.strip():
+            client_report = sender.output
+            if code and not client_report.strip():
                 raise sender.failure(code)
-            report = read_report(sender.output, title)
-        listener.wait(MARGIN)
-        return parse(report, read_report(listener.output, listener.title), title, sender_output(report))
+            read_report(client_report, title)  # a client that failed leaves the server waiting
+        receiver.wait(MARGIN)
+        return parse(client_report, receiver.output, title)
 
 
 def read_report(text: str, title: str) -> dict[str, Any]:
@@ -87,7 +89,43 @@ def read_report(text: str, title: str) -> dict[str, Any]:
     except ValueError:
         report = None
     if not isinstance(report, dict):
-        raise ProbeError(f"{title}: no JSON report, but {text.strip()[:80]!r}")
+        raise ProbeError(f"{title}: no JSON report, but {last_line(text)[:80]!r}")
     if error := report.get("error"):
         raise ProbeError(f"{title}: {error}")
     return report
+
+
+def parse(client_report: str, server_report: str, title: str = "iperf3") -> Throughput:
+    """Return what the two ends of one test reported in JSON. Raises ProbeError for an error or a malformed report."""
+    client, server = read_report(client_report, title), read_report(server_report, f"{title}, server")
+    try:
+        test = client["start"]["test_start"]
+        end = client["end"]
+        udp = test["protocol"] == "UDP"
+        loss = end["sum_received"] if "packets" in end.get("sum_received", {}) else end.get("sum", {})
+        received = end.get("sum_received") or loss  # before iperf3 3.10, UDP has one sum: the sender's
+        rate = float(received["bits_per_second"])
+        if udp and received is end.get("sum") and loss["packets"]:
+            rate *= 1 - loss["lost_packets"] / loss["packets"]
+        receiver = client if test["reverse"] else server
+        return Throughput(
+            protocol=test["protocol"].lower(),
+            streams=int(test["num_streams"]),
+            seconds=float(received["seconds"]),
+            bits_per_second=rate,
+            retransmissions=None if udp else int(end["sum_sent"]["retransmits"]),
+            packets=int(loss["packets"]) if udp else None,
+            lost_packets=int(loss["lost_packets"]) if udp else None,
+            jitter=loss["jitter_ms"] / 1000 if udp else None,
+            congestion_control=end.get("sender_tcp_congestion"),
+            intervals=tuple(
+                (float(interval["sum"]["end"]), float(interval["sum"]["bits_per_second"]))
+                for interval in receiver["intervals"]
+                if interval["sum"]["seconds"] > SHORTEST_INTERVAL
+            ),
+            peer=IPv4Address(server["start"]["accepted_connection"]["host"]),
+            client_report=client_report,
+            server_report=server_report,
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise ProbeError(f"{title}: the report lacks a value or has a wrong one ({error!r})") from None
