@@ -55,8 +55,8 @@ class Child:
 
     def __init__(self, node: Node, title: str, command: Sequence[str]) -> None:
         self.title = title
-        self._output = tempfile.TemporaryFile("w+")
-        self._errors = tempfile.TemporaryFile("w+")
+        self._output = tempfile.TemporaryFile("w+")  # noqa: SIM115  closed in __exit__
+        self._errors = tempfile.TemporaryFile("w+")  # noqa: SIM115
         self.process = node.popen(command, stdin=subprocess.DEVNULL, stdout=self._output, stderr=self._errors, cwd=ROOT)
 
     def __enter__(self) -> Child:
@@ -93,7 +93,10 @@ class Child:
             raise ProbeError(f"{self.title}: no result within {timeout:g} s{self._last_words()}") from None
 
     def wait_listening(self, port: int, timeout: float = PATIENCE) -> None:
-        """Wait until TCP *port* is listened on where it runs. Raises ProbeError when it ends, or after *timeout* seconds."""
+        """Wait until it listens on TCP *port*.
+
+        Raises ProbeError when it ends before, or after *timeout* seconds.
+        """
         deadline = time.monotonic() + timeout
         while port not in listening_ports(self.process.pid):
             try:

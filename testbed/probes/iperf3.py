@@ -63,7 +63,6 @@ def measure(
     """
     address = address or server.address
     title = f"iperf3 {client.name} → {server.name} ({address})"
-    iperf3 = program("iperf3")
     options = ["--time", f"{seconds:g}", "--parallel", str(streams), "--connect-timeout", "5000"]
     if udp_rate is not None:
         options += ["--udp", "--bitrate", f"{udp_rate:.0f}"]
