@@ -4,19 +4,19 @@ A decision is ``ELEMENT/TABLE DESTINATION``. The compiled flow of a decision car
 model's walk carries its name, so that a flow's packet counter proves that the walk is the packet's way.
 
 =========================================  ==========================================================================
-``spoke1/public-a 10.0.0.0/8``             a route of a VPC's table (also ``local`` routes: ``spoke1/app 10.200.0.0/16``)
+``spoke1/public-a 10.0.0.0/8``             a route of a VPC's table, ``local`` ones too
 ``spoke1/public-a no route``               no route of the table covers the destination: dropped
 ``spoke1/public-a same subnet``            two instances of one subnet: no route table is asked
 ``spoke1/delivery 10.200.0.20/32``         ``local`` found who has the address
 ``spoke1/delivery no such address``        nobody has it: dropped
-``spoke1/igw1 192.0.2.11/32``              1:1 NAT of an internet gateway, inbound: this public address to the private one
-``spoke1/igw1 10.200.0.20/32``             the same, outbound: this private address to the public one
+``spoke1/igw1 192.0.2.11/32``              1:1 NAT of an internet gateway, inbound: public address to private
+``spoke1/igw1 10.200.0.20/32``             the same, outbound: private address to public
 ``spoke1/igw1 no public address``          outbound without a public address: dropped
 ``security/nat-a source NAT``              through a NAT gateway, outbound
 ``security/nat-a reply``                   back through it
 ``security/nat-a not a reply``             to it, from outside, for no known connection: dropped
 ``tgw/spokes 0.0.0.0/0``                   a route of a Transit Gateway's table
-``tgw/att-sec zone a``                     the zone that an attachment is left through: the same, or appliance mode's choice
+``tgw/att-sec zone a``                     the attachment's zone: the same, or appliance mode's choice
 ``gwlb/gwlbe1-a inspect``                  from an endpoint to a firewall
 ``gwlb/gwlbe1-a return``                   from a firewall back to the endpoint that the packet came from
 ``internet/routes 192.0.2.11/32``          on the internet, to a host or to the gateway of a public address

@@ -13,10 +13,7 @@ from dataclasses import dataclass
 from enum import Enum
 from ipaddress import IPv4Address, IPv4Network
 
-from topologies.model import BLACKHOLE, LOCAL, Topology, TransitGateway, Vpc
-
-#: The route table of all subnets that no other table is associated with.
-MAIN = "main"
+from topologies.model import BLACKHOLE, LOCAL, MAIN, Topology, TransitGateway, Vpc
 
 
 class TargetKind(Enum):
