@@ -41,8 +41,8 @@ install_packages() {
 }
 
 command -v dpkg-query >/dev/null || fail "needs Debian 12 or 13, or Ubuntu 22.04 or 24.04: dpkg is not here"
-installed=$(dpkg-query -W -f '${db:Status-Status} ${Package}\n' "${packages[@]}" 2>/dev/null | sed -n 's/^installed //p')
-mapfile -t missing < <(comm -23 <(printf '%s\n' "${packages[@]}" | sort) <(sort <<<"$installed"))
+installed() { dpkg-query -W -f '${db:Status-Status} ${Package}\n' "${packages[@]}" 2>/dev/null | sed -n 's/^installed //p'; }
+mapfile -t missing < <(comm -23 <(printf '%s\n' "${packages[@]}" | sort) <(installed | sort))
 if [[ ${#missing[@]} -gt 0 ]]; then
   echo "setup: installing ${missing[*]}"
   install_packages "${missing[@]}"
