@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -33,15 +34,14 @@ def firewall_configuration(topology: Topology, name: str, directory: Path) -> di
     }
 
 
-class Firewall:
-    """A firewall's process on its node. ``logs`` holds ``traffic.jsonl`` and the others; ``control`` asks it."""
+class Appliance:
+    """A process that turns the load balancer's packets around on its node; what it prints is in ``logs``."""
 
     def __init__(self, host: Host, command: list[str], logs: Path) -> None:
         self.name = host.name
         self.host = host
         self.command = command
         self.logs = logs
-        self.control = Control(logs.with_suffix(".sock"))
         logs.mkdir()
         self.start()
 
@@ -49,23 +49,33 @@ class Firewall:
         with (self.logs / "output.log").open("a") as log:
             self.process = self.host.popen(self.command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
 
-    def ready(self) -> bool:
-        """Whether the firewall answers on its control socket."""
-        return self.control.answers()
-
     def kill(self) -> None:
         """Kill the process as an accident would, and wait until it is gone."""
         self.process.kill()
         self.process.wait()
 
     def end(self) -> None:
-        """Ask the firewall to end, so that its logs are complete."""
+        """Ask the process to end, and give it the time that its logs need to be complete."""
         if self.process.poll() is None:
             self.process.terminate()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self.process.wait(GRACE)
 
     def problem(self) -> str | None:
         """Return a line when the process is gone, with the last line of what it printed."""
         code = self.process.poll()
         if code is None:
             return None
-        return f"firewall {self.name} ended with {code}: {last_line(self.logs / 'output.log')}"
+        return f"appliance {self.name} ended with {code}: {last_line(self.logs / 'output.log')}"
+
+
+class Firewall(Appliance):
+    """A firewall. ``logs`` holds ``traffic.jsonl`` and the others; ``control`` asks it while it runs."""
+
+    def __init__(self, host: Host, command: list[str], logs: Path) -> None:
+        super().__init__(host, command, logs)
+        self.control = Control(logs.with_suffix(".sock"))
+
+    def ready(self) -> bool:
+        """Whether the firewall answers on its control socket."""
+        return self.control.answers()

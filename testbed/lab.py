@@ -30,7 +30,7 @@ from pyroute2 import IPRoute
 from testbed import bridges, doctor, geneve_endpoint, nodes, openvswitch
 from testbed.controller import ControllerProcess
 from testbed.errors import MachineError
-from testbed.firewall import Firewall, firewall_configuration
+from testbed.firewall import Appliance, Firewall, firewall_configuration
 from testbed.journal import Journal, lock, new_journal, read_journal
 from testbed.nodes import Host
 from testbed.teardown import take_down
@@ -44,9 +44,10 @@ T = TypeVar("T")
 
 
 class Lab:
-    """One lab. ``datapath`` forces ``system`` or ``netdev``; ``appliance`` returns the command that an appliance runs.
+    """One lab. ``datapath`` forces ``system`` or ``netdev``.
 
-    By default an appliance runs the firewall. Raises MachineError where the machine cannot, or a lab is running.
+    ``appliance`` returns the command that the named appliance runs in place of the firewall. Entering raises
+    MachineError where the machine cannot, or where a lab is running.
     """
 
     def __init__(
@@ -59,10 +60,11 @@ class Lab:
         self.fabric: Fabric = build_fabric(topology)
         self.programs = compile_topology(topology)
         self.datapath = datapath
-        self.appliance = appliance or Lab.firewall_command
+        self.appliance = appliance
         self.network = nodes.new_network()
         self.hosts: dict[str, Host] = {}
         self.firewalls: dict[str, Firewall] = {}
+        self.appliances: dict[str, Appliance] = {}
         self._lock: IO[str] | None = None
         self.journal: Journal
         self.controller: ControllerProcess
@@ -92,8 +94,8 @@ class Lab:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         with uninterrupted():
-            for firewall in self.firewalls.values():
-                firewall.end()
+            for appliance in self.appliances.values():
+                appliance.end()
             if hasattr(self, "journal"):
                 take_down(self.journal)
             for node in self.network.values():
@@ -109,8 +111,7 @@ class Lab:
         self._build_nodes()
         self._build_links()
         nodes.configure(list(self._commands()))
-        for name in self._appliances():
-            self.firewalls[name] = Firewall(self.hosts[name], self.appliance(self, name), self.directory / name)
+        self._start_appliances()
         self.endpoints = {name: self._build_endpoint(name) for name in self.topology.gateway_load_balancers}
         bridges.create(self.journal, self.fabric, self.wait(self.controller.port, "the controller's port"))
         bridges.set_zone_timeouts(self.journal, zone_timeouts(self.topology))
@@ -142,9 +143,6 @@ class Lab:
             yield gwlb_name, next(iter(gwlb.subnets.values()))
             yield from ((name, appliance.address) for name, appliance in gwlb.appliances.items())
         yield from ((name, host.address) for name, host in self.topology.internet.items())
-
-    def _appliances(self) -> list[str]:
-        return [name for gwlb in self.topology.gateway_load_balancers.values() for name in gwlb.appliances]
 
     def _build_nodes(self) -> None:
         for name, address in self._addresses():
@@ -234,6 +232,16 @@ class Lab:
         configuration = geneve_endpoint.endpoint_configuration(self.topology, self.fabric, gwlb)
         return geneve_endpoint.GeneveEndpoint.load(self.hosts[gwlb].pid, configuration)
 
+    def _start_appliances(self) -> None:
+        for gwlb in self.topology.gateway_load_balancers.values():
+            for name in gwlb.appliances:
+                host, directory = self.hosts[name], self.directory / name
+                if self.appliance:
+                    self.appliances[name] = Appliance(host, self.appliance(self, name), directory)
+                else:
+                    firewall = Firewall(host, self.firewall_command(name), directory)
+                    self.appliances[name] = self.firewalls[name] = firewall
+
     def firewall_command(self, name: str) -> list[str]:
         """Write the configuration of firewall *name* and return the command that runs it."""
         file = self.directory / f"{name}.yaml"
@@ -272,7 +280,7 @@ class Lab:
 
     def problems(self) -> list[str]:
         """Return a line for every part of the lab that has died; empty when all is well."""
-        parts = [self.controller, *self.firewalls.values()]
+        parts = [self.controller, *self.appliances.values()]
         return [problem for part in parts if (problem := part.problem())]
 
 

@@ -1,0 +1,171 @@
+"""The performance table: the path with and without the detour, with different appliances in it, side by side in one run.
+
+Machines differ and are noisy, so variants take turns (round after round), medians are kept, and what is compared with
+a target is a ratio of two of them. The engine is measured alone as well, without any packet on a wire.
+"""
+
+from __future__ import annotations
+
+import statistics
+import sys
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from ipaddress import IPv4Address
+
+from firewall_vnf import benchmark
+from testbed.lab import Lab
+from testbed.probes import connections, iperf3
+from testbed.progress import Narrator
+from testbed.results import Measurement, Results
+from topologies.model import Topology
+from topologies.without_inspection import without_inspection
+
+#: The flows of every variant: from spoke 1 to spoke 2, over the Transit Gateway.
+CLIENT, SERVER = "web1", "app2"
+MTUS = (8500, 1500)
+FLOWS = (1, 8)
+
+
+def firewall(lab: Lab, name: str) -> list[str]:
+    return lab.firewall_command(name)
+
+
+def turn_around(_lab: Lab, _name: str) -> list[str]:
+    return [sys.executable, "-m", "firewall_vnf", "--turnaround", "--interface", "eth0"]
+
+
+def scapy(_lab: Lab, _name: str) -> list[str]:
+    return [sys.executable, "-m", "testbed.peers.scapy_appliance"]
+
+
+def nfqueue(lab: Lab, name: str) -> list[str]:
+    gwlb = next(gwlb for gwlb in lab.topology.gateway_load_balancers.values() if name in gwlb.appliances)
+    vpc = lab.topology.vpcs[gwlb.vpc]
+    zone = vpc.subnets[gwlb.appliances[name].subnet].az
+    node: IPv4Address = next(address for subnet, address in gwlb.subnets.items() if vpc.subnets[subnet].az == zone)
+    own = gwlb.appliances[name].address
+    return [sys.executable, "-m", "testbed.peers.nfqueue_appliance", str(node), str(own)]
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One way for the packets. ``appliance`` returns the command of an appliance; None where none is passed."""
+
+    name: str
+    appliance: Callable[[Lab, str], list[str]] | None
+
+    def lab(self, topology: Topology) -> Lab:
+        """Return the lab that this variant is measured in."""
+        if self.appliance is None:
+            return Lab(without_inspection(topology))
+        return Lab(topology, appliance=None if self.appliance is firewall else self.appliance)
+
+
+NO_DETOUR = Variant("no detour", None)
+TURN_AROUND = Variant("turn-around", turn_around)
+FIREWALL = Variant("firewall", firewall)
+VARIANTS = (NO_DETOUR, TURN_AROUND, FIREWALL, Variant("Scapy", scapy), Variant("NFQUEUE", nfqueue))
+
+
+@dataclass(frozen=True)
+class Target:
+    """What the project promises of a figure: ``value`` at least, or at most where ``at_most``."""
+
+    name: str
+    value: float
+    bound: float
+    unit: str
+    at_most: bool = False
+
+    @property
+    def met(self) -> bool:
+        return self.value <= self.bound if self.at_most else self.value >= self.bound
+
+
+class Bench:
+    """Measures into *results*; ``seconds`` is the length of one measurement, ``rounds`` how often each is taken."""
+
+    def __init__(self, results: Results, narrator: Narrator, topology: Topology, rounds: int, seconds: float) -> None:
+        self.results = results
+        self.narrator = narrator
+        self.topology = topology
+        self.rounds = rounds
+        self.seconds = seconds
+        self.samples: dict[tuple[str, str, str, str], list[float]] = defaultdict(list)
+
+    def run(self) -> None:
+        """Measure everything and keep the medians."""
+        for number in range(self.rounds):
+            for variant in VARIANTS:
+                with self.narrator.step(f"round {number + 1} of {self.rounds}: {variant.name}"):
+                    self.measure(variant)
+        for (variant, name, mtu, flows), values in self.samples.items():
+            unit = UNITS[name]
+            labels = {"variant": variant, "mtu": mtu, "flows": flows, "rounds": len(values)}
+            spread = {"minimum": min(values), "maximum": max(values)}
+            self.results.measurements.append(
+                Measurement(name, statistics.median(values), unit, {k: v for k, v in (labels | spread).items() if v})
+            )
+        with self.narrator.step("the engine alone"):
+            self.results.measurements += engine_measurements()
+
+    def measure(self, variant: Variant) -> None:
+        """Take one sample of each of the figures of *variant*."""
+        start = time.monotonic()
+        with variant.lab(self.topology) as lab:
+            if variant is FIREWALL:
+                self.samples[variant.name, "lab up", "", ""].append(time.monotonic() - start)
+            lab.wait(lambda: lab.host(CLIENT).run(ping(lab)).returncode == 0, f"the first reply through {variant.name}")
+            for mtu in MTUS:
+                for name in (CLIENT, SERVER):
+                    lab.host(name).run(["ip", "link", "set", "eth0", "mtu", str(mtu)])
+                for flows in FLOWS:
+                    throughput = iperf3.measure(
+                        lab.host(CLIENT), lab.host(SERVER), seconds=self.seconds, streams=flows
+                    ).bits_per_second
+                    self.samples[variant.name, "throughput", str(mtu), str(flows)].append(throughput)
+            rate = connections.measure(lab.host(CLIENT), lab.host(SERVER), seconds=self.seconds)
+            self.samples[variant.name, "connections", "", ""].append(rate.per_second)
+            start = time.monotonic()
+        if variant is FIREWALL:
+            self.samples[variant.name, "lab down", "", ""].append(time.monotonic() - start)
+
+    def median(self, variant: Variant, name: str, mtu: str = "", flows: str = "") -> float:
+        """Return the median of a figure that was sampled."""
+        return statistics.median(self.samples[variant.name, name, mtu, flows])
+
+    def targets(self) -> Iterator[Target]:
+        """Yield what the project promises, with what was measured."""
+        one = {variant: self.median(variant, "throughput", "8500", "1") for variant in VARIANTS[:3]}
+        engine = {m.name: m.value for m in self.results.measurements if m.name.startswith("engine")}
+        yield Target("firewall / turn-around, one flow, MTU 8,500", one[FIREWALL] / one[TURN_AROUND], 0.9, "")
+        yield Target("firewall / no detour, one flow, MTU 8,500", one[FIREWALL] / one[NO_DETOUR], 0.5, "")
+        yield Target("engine: established packets", engine[ESTABLISHED], 250_000, "1/s")
+        yield Target("engine: new sessions", engine[NEW_SESSIONS], 25_000, "1/s")
+        yield Target("engine: 1,000,000 sessions", engine["engine memory at 1,000,000 sessions"], 1 << 30, "B", True)
+        yield Target("reference lab up", self.median(FIREWALL, "lab up"), 3, "s", True)
+        yield Target("reference lab down", self.median(FIREWALL, "lab down"), 1, "s", True)
+
+
+UNITS = {"throughput": "bit/s", "connections": "1/s", "lab up": "s", "lab down": "s"}
+ESTABLISHED = "engine established packets"
+NEW_SESSIONS = "engine new sessions"
+
+
+def ping(lab: Lab) -> list[str]:
+    """Return the command that sends one echo request and waits a second for the reply."""
+    return ["ping", "-n", "-c", "1", "-W", "1", str(lab.host(SERVER).address)]
+
+
+def engine_measurements() -> list[Measurement]:
+    """Measure the engine without packets on a wire: what one core can do."""
+    return [
+        Measurement(ESTABLISHED, benchmark.established_packets_per_second(), "1/s", {}),
+        Measurement(NEW_SESSIONS, benchmark.new_sessions_per_second(), "1/s", {}),
+        *(
+            Measurement(f"engine memory at {count:,} sessions", float(benchmark.memory(count)), "B", {})
+            for count in (250_000, 1_000_000)
+        ),
+    ]
