@@ -13,8 +13,8 @@ field"):
 * ``unknown-tcp`` or ``unknown-udp``: both sides have spoken and no decoder fits.
 * A session refused before it could say anything is logged as ``not-applicable``; that is the engine's to say.
 
-PAN-OS does not publish how much data it waits for. Ours: :data:`LIMIT` bytes of TCP a side, or
-:data:`DATAGRAMS` datagrams; then an undecided session is unknown, and what is identified stays so.
+PAN-OS does not publish how much it waits for. Ours: :data:`LIMIT` bytes of TCP from one side or :data:`PACKETS`
+packets; then an undecided session is unknown, and what is identified stays so. This bounds memory and work.
 """
 
 from __future__ import annotations
@@ -24,8 +24,12 @@ from firewall_vnf.decoders import DATAGRAM_DECODERS, STREAM_DECODERS, Match, Str
 
 #: Bytes kept of each direction of a TCP session: a ClientHello with post-quantum keys is about 2,000.
 LIMIT = 4096
-#: Datagrams looked at in a UDP session that only one side speaks in.
-DATAGRAMS = 8
+#: Packets with data looked at in a session.
+PACKETS = 32
+
+
+_FIRST = {TCP: INCOMPLETE, UDP: INSUFFICIENT_DATA, ICMP: INSUFFICIENT_DATA}
+_UNKNOWN = {TCP: "unknown-tcp", UDP: "unknown-udp"}
 
 
 class Identification:
@@ -35,24 +39,17 @@ class Identification:
     for the log, printable ASCII (the TLS server name, the HTTP host, the DNS name), or empty.
     """
 
-    __slots__ = ("_candidates", "_client", "_datagrams", "_protocol", "_server", "application", "detail", "final")
+    __slots__ = ("_candidates", "_client", "_packets", "_protocol", "_server", "application", "detail", "final")
 
     def __init__(self, protocol: int) -> None:
         """``protocol`` is the IP protocol's number. All but TCP, UDP and ICMP are final at once."""
         self._protocol = protocol
+        self._packets = 0
+        self._client = self._server = b""
+        self._candidates = STREAM_DECODERS
+        self.application = _FIRST.get(protocol, "unknown-ip")
         self.detail = ""
-        self.final = False
-        if protocol == TCP:
-            self.application = INCOMPLETE
-            self._client = b""
-            self._server = b""
-            self._candidates: tuple[StreamDecoder, ...] = STREAM_DECODERS
-        elif protocol in (UDP, ICMP):
-            self.application = INSUFFICIENT_DATA
-            self._datagrams = [0, 0]
-        else:
-            self.application = "unknown-ip"
-            self.final = True
+        self.final = protocol not in _FIRST
 
     def payload(self, direction: int, data: bytes | memoryview) -> bool:
         """Learn from one packet's data; true when :attr:`application` changed. Never raises, whatever the bytes.
@@ -63,53 +60,46 @@ class Identification:
         if self.final or not data:
             return False
         before = self.application
-        if self._protocol == TCP:
-            self._stream(direction, data)
-        elif self._protocol == UDP:
-            self._datagram(direction, bytes(data))
-        else:
+        if self._protocol == ICMP:
             self.application = "ping" if data[0] in (0, 8) else "icmp"  # echo reply and request (RFC 792)
             self.final = True
-        return self.application != before
-
-    def _stream(self, direction: int, data: bytes | memoryview) -> None:
+            return True
+        self._packets += 1
         if direction == 0:
             self._client += bytes(data[: LIMIT - len(self._client)])
         else:
             self._server += bytes(data[: LIMIT - len(self._server)])
-        remaining = []
+        if self._protocol == TCP:
+            self._stream()
+        else:
+            self._datagram(bytes(data[:LIMIT]))
+        if not self.final and (self._packets == PACKETS or len(self._client) == LIMIT or len(self._server) == LIMIT):
+            self.final = True
+            if self.application == INSUFFICIENT_DATA:
+                self.application = _UNKNOWN[self._protocol]
+        if self.final:
+            self._client = self._server = b""
+        return self.application != before
+
+    def _stream(self) -> None:
+        remaining: list[StreamDecoder] = []
         for decode in self._candidates:
             answer = decode(self._client, self._server)
             if isinstance(answer, Match):
-                self._identified(answer)
-                remaining = [decode]  # from here on only this decoder can refine or take back what it said
-                break
+                self.application, self.detail, self.final = answer
+                self._candidates = (decode,)  # only it can add to what it said, or take it back
+                return
             if answer is Undecided.MORE:
                 remaining.append(decode)
-        else:
-            self.application = INSUFFICIENT_DATA if remaining else "unknown-tcp"
         self._candidates = tuple(remaining)
-        if not remaining:
-            self.final = True
-        elif len(self._client) == LIMIT or len(self._server) == LIMIT:
-            self.final = True
-            if self.application == INSUFFICIENT_DATA:
-                self.application = "unknown-tcp"
-        if self.final:
-            self._client = self._server = b""
+        self.application = INSUFFICIENT_DATA if remaining else _UNKNOWN[TCP]
+        self.final = not remaining
 
-    def _datagram(self, direction: int, datagram: bytes) -> None:
+    def _datagram(self, datagram: bytes) -> None:
         for decode in DATAGRAM_DECODERS:
             match = decode(datagram)
             if match:
-                self._identified(match)
+                self.application, self.detail, self.final = match
                 return
-        self._datagrams[direction] += 1
-        if min(self._datagrams) > 0 or sum(self._datagrams) == DATAGRAMS:
-            self.application = "unknown-udp"
-            self.final = True
-
-    def _identified(self, match: Match) -> None:
-        self.application = match.application
-        self.detail = match.detail
-        self.final = match.final
+        if self._client and self._server:
+            self.application, self.final = _UNKNOWN[UDP], True
