@@ -55,11 +55,14 @@ class Appliance:
         self.process.wait()
 
     def end(self) -> None:
-        """Ask the process to end, and give it the time that its logs need to be complete."""
+        """Ask the process to end; :meth:`wait` gives it the time that its logs need to be complete."""
         if self.process.poll() is None:
             self.process.terminate()
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                self.process.wait(GRACE)
+
+    def wait(self) -> None:
+        """Wait until the process has ended, but not for long."""
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self.process.wait(GRACE)
 
     def problem(self) -> str | None:
         """Return a line when the process is gone, with the last line of what it printed."""

@@ -23,7 +23,7 @@ from types import TracebackType
 from typing import IO, TypeVar
 
 from controllers.compiler import compile_topology
-from controllers.gateway_load_balancer import zone_timeouts
+from controllers.conntrack import zone_timeouts
 from mininet.node import Host as MininetHost
 from pyroute2 import IPRoute
 
@@ -96,6 +96,8 @@ class Lab:
         with uninterrupted():
             for appliance in self.appliances.values():
                 appliance.end()
+            for appliance in self.appliances.values():
+                appliance.wait()
             if hasattr(self, "journal"):
                 take_down(self.journal)
             for node in self.network.values():
