@@ -1,0 +1,41 @@
+"""Conntrack zones: one for each VPC endpoint (its flow table), then one for each NAT gateway, and their idle timeouts.
+
+Facts: AWS GWLB guide, introduction and listeners: TCP flows are forgotten after the listener's idle timeout (default
+350 s), others after 120 s; an instance must answer a new request within 30 s. AWS VPC guide, NAT gateways: a
+connection idle for 350 s times out.
+"""
+
+from __future__ import annotations
+
+from topologies.fabric import endpoint_index
+from topologies.model import Topology
+
+RETURN_PATH = 30
+NON_TCP = 120
+NAT_GATEWAY = 350
+
+
+def nat_zones(topology: Topology) -> dict[str, int]:
+    """Return the conntrack zone of each NAT gateway by name: the numbers after the endpoints'."""
+    first = len(endpoint_index(topology)) + 1
+    names = [name for vpc in topology.vpcs.values() for name in vpc.nat_gateways]
+    return {name: number for number, name in enumerate(names, start=first)}
+
+
+def zone_timeouts(topology: Topology) -> dict[int, dict[str, int]]:
+    """Return, for each zone, the timeouts in seconds by the names of ``ovs-vsctl add-zone-tp``."""
+    zones = endpoint_index(topology)
+    timeouts = {
+        zones[name]: timeout_policy(topology.gateway_load_balancers[endpoint.service].tcp_idle_timeout, NON_TCP)
+        for vpc in topology.vpcs.values()
+        for name, endpoint in vpc.endpoints.items()
+    }
+    return timeouts | {zone: timeout_policy(NAT_GATEWAY, NAT_GATEWAY) for zone in nat_zones(topology).values()}
+
+
+def timeout_policy(tcp: int, other: int) -> dict[str, int]:
+    # A half-closed connection still carries data one way, so it idles like an open one.
+    policy = {"tcp_syn_sent": RETURN_PATH, "tcp_syn_recv": RETURN_PATH}
+    policy |= {f"tcp_{state}": tcp for state in ("established", "fin_wait", "close_wait")}
+    policy |= {f"udp_{state}": other for state in ("first", "single", "multiple")}
+    return policy | {f"icmp_{state}": other for state in ("first", "reply")}
