@@ -20,7 +20,7 @@ test: setup lint ## lint, types and all tests
 	$(BIN)/python -m pytest -m 'not lab'
 	$(SUDO) $(BIN)/python -m pytest -m lab -p no:cacheprovider
 
-lint: setup
+lint: setup ## style and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy

@@ -448,7 +448,5 @@ CHECKS: dict[str, Check] = {
 
 
 def as_json(found: list[Capability]) -> str:
-    """Return ``{"can_run": bool, "datapath": str, "capabilities": [{"name", "state", "detail", …}]}``."""
-    return json.dumps(
-        {"can_run": can_run(found), "datapath": datapath(), "capabilities": [asdict(c) for c in found]}, indent=1
-    )
+    """Return ``{"can_run": bool, "capabilities": [{"name", "state", "detail", "cost", "remedy", "essential"}]}``."""
+    return json.dumps({"can_run": can_run(found), "capabilities": [asdict(one) for one in found]}, indent=1)

@@ -2,6 +2,8 @@
 # Make this machine ready for the lab: Debian packages, a virtual environment, Open vSwitch, the BPF program.
 # Usage: testbed/setup.sh VENV. Runs as root or with sudo, asks nothing, does only what is still missing.
 set -euo pipefail
+fail() { echo "setup: $*" >&2; exit 3; }
+[[ $EUID -eq 0 ]] || command -v sudo >/dev/null || fail "needs root, and there is no sudo: run make as root"
 cd "$(dirname "$0")/.."
 venv=$1
 export DEBIAN_FRONTEND=noninteractive
@@ -13,13 +15,7 @@ packages=(
   iperf3 iputils-ping openssh-client openssh-server tcpdump tshark           # traffic and captures
 )
 
-fail() { echo "setup: $*" >&2; exit 3; }
-
-as_root() {
-  if [[ $EUID -eq 0 ]]; then "$@"
-  elif command -v sudo >/dev/null; then sudo --preserve-env=DEBIAN_FRONTEND "$@"
-  else fail "needs root, and there is no sudo: run make as root"; fi
-}
+as_root() { if [[ $EUID -eq 0 ]]; then "$@"; else sudo --preserve-env=DEBIAN_FRONTEND "$@"; fi; }
 
 # A package that brings a service would start it: an SSH server is for the lab's hosts, not for the machine.
 # policy-rc.d is how Debian lets an administrator refuse that (Debian Policy 9.3.3.1).
