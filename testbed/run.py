@@ -1,0 +1,233 @@
+"""A run of a scenario: the words that a story is told in.
+
+::
+
+    def story(run: Run, seconds: int = 3) -> None:
+        with run.lab("gwlb") as lab:
+            web1, app2 = lab.host("web1"), lab.host("app2")
+            page = run.http(web1, app2)
+            run.check("app2 saw web1's own address", page.peer == web1.address, f"it saw {page.peer}")
+            run.iperf3(web1, app2, seconds=seconds)
+
+A probe is repeated as often as the run says (``--repeats``): the median is recorded, and the repeat that is nearest to
+it is returned. What cannot be measured raises :class:`testbed.probes.child.ProbeError`: the story ends, the run fails.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from ipaddress import IPv4Address
+from typing import TypeVar
+
+from testbed.firewall import GRACE
+from testbed.lab import Lab
+from testbed.nodes import Host
+from testbed.probes import connections, iperf3, ping, ssh, web
+from testbed.progress import Narrator
+from testbed.results import Check, Label, Measurement, Results, Series
+from testbed.statistics import summarize
+from testbed.trip import Trip, observe
+from topologies.loader import load_topology
+from topologies.model import Topology
+
+T = TypeVar("T")
+
+
+class Run:
+    """One run: what it finds goes to *results*, what happens is told to *narrator*."""
+
+    def __init__(self, results: Results, narrator: Narrator, repeats: int = 1, datapath: str | None = None) -> None:
+        self.results = results
+        self.narrator = narrator
+        self.repeats = repeats
+        self.datapath = datapath
+        self._lab: Lab | None = None
+        self._chapter = ""
+
+    # -- the frame of a story --------------------------------------------------------------------------------------
+
+    @contextmanager
+    def lab(self, topology: str | Topology) -> Iterator[Lab]:
+        """Build a lab, of a topology's name, file or model, and take it down at the end of the block.
+
+        Inside another lab of the same topology, that one is used: so a tour tells several stories in one lab. At the
+        end, it is a check that all firewalls and the controller lived, and the firewalls' logs are kept.
+        """
+        plan = topology if isinstance(topology, Topology) else load_topology(topology)
+        if self._lab and self._lab.topology == plan:
+            yield self._lab
+            return
+        with ExitStack() as stack:
+            start = time.monotonic()
+            with self.narrator.step(f"building the lab {plan.name}"):
+                self._lab = lab = stack.enter_context(Lab(plan, datapath=self.datapath))
+            self.results.manifest |= {"topology": plan.name, "datapath": lab.datapath, "mtu": plan.mtu}
+            self.measure("lab up", time.monotonic() - start, "s")
+            try:
+                yield lab
+            finally:
+                self._lab = None
+                self._close(lab)
+
+    def _close(self, lab: Lab) -> None:
+        problems = lab.problems()
+        self.check("all firewalls and the controller lived", not problems, "; ".join(problems))
+        for firewall in lab.firewalls.values():
+            firewall.end()
+        for firewall in lab.firewalls.values():
+            firewall.process.wait(GRACE)
+            self.results.keep(firewall.logs, f"firewalls/{firewall.name}")
+
+    @contextmanager
+    def chapter(self, title: str) -> Iterator[None]:
+        """Tell a part under a title of its own, which goes before the names of its checks and measurements."""
+        self.narrator.title(title)
+        outer, self._chapter = self._chapter, title
+        try:
+            yield
+        finally:
+            self._chapter = outer
+
+    # -- what is recorded ------------------------------------------------------------------------------------------
+
+    def check(self, name: str, passed: bool, detail: str = "") -> bool:
+        """Record whether something that must hold does. The story goes on either way. Return *passed*."""
+        check = Check(self._title(name), bool(passed), detail)
+        self.results.checks.append(check)
+        self.narrator.check(check)
+        return check.passed
+
+    def prove(self, *checks: Check) -> None:
+        """Record what functions of :mod:`testbed.proofs` found."""
+        for check in checks:
+            self.check(check.name, check.passed, check.detail)
+
+    def measure(self, name: str, value: float | Sequence[float], unit: str, **labels: Label) -> None:
+        """Record a number; of several repeats the median, with the extremes and their number as labels."""
+        if isinstance(value, Sequence):
+            summary = summarize(value)
+            value = summary.median
+            if summary.count > 1:
+                labels |= {"minimum": summary.minimum, "maximum": summary.maximum, "repeats": summary.count}
+        measurement = Measurement(self._title(name), float(value), unit, labels)
+        self.results.measurements.append(measurement)
+        self.narrator.measurement(measurement)
+
+    def _title(self, name: str) -> str:
+        return f"{self._chapter}: {name}" if self._chapter else name
+
+    # -- traffic ---------------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def observe(self, client: Host, server: Host) -> Iterator[Trip]:
+        """Watch what the lab does with the traffic between the two in the block: see :class:`testbed.trip.Trip`."""
+        assert self._lab is not None, "observe() belongs inside run.lab()"
+        with observe(self._lab, client, server) as trip:
+            yield trip
+        self.results.tables.append(trip.path_table(self._title(f"the path {client.name} → {server.name}")))
+        self.results.save_bytes(self._title(f"geneve {client.name} {server.name}.pcap"), trip.capture)
+
+    def address(self, client: Host, server: Host) -> IPv4Address:
+        """Return the address by which *client* reaches *server*: from the internet, an instance's public one.
+
+        Raises ValueError for an instance without one.
+        """
+        assert self._lab is not None, "an address has a meaning inside run.lab() only"
+        topology = self._lab.topology
+        if client.name not in topology.internet or server.name in topology.internet:
+            return server.address
+        instances = {name: instance for vpc in topology.vpcs.values() for name, instance in vpc.instances.items()}
+        address = instances[server.name].public_address
+        if address is None:
+            raise ValueError(f"{server.name} has no public address, {client.name} cannot reach it from the internet")
+        return address
+
+    def ping(self, client: Host, server: Host, count: int = 5) -> ping.RoundTrips:
+        """Ping: the round-trip time's average, and the loss."""
+        address = self.address(client, server)
+
+        def probe() -> ping.RoundTrips:
+            return ping.measure(client, server, address, count=count)
+
+        trips = self._repeat(f"ping {client.name} → {server.name}", count * 0.2, probe)
+        between: dict[str, Label] = {"from": client.name, "to": server.name}
+        if averages := [trip.average for trip in trips if trip.average is not None]:
+            self.measure("round trip", averages, "s", **between)
+        self.measure("ping loss", [100 * trip.loss for trip in trips], "%", **between)
+        return _middle(trips, lambda trip: trip.average or 0.0)
+
+    def http(self, client: Host, server: Host, path: str = "/") -> web.Response:
+        """One HTTP request: the time to the first byte."""
+        address = self.address(client, server)
+
+        def probe() -> web.Response:
+            return web.fetch(client, server, address, path=path)
+
+        responses = self._repeat(f"http {client.name} → {server.name}", None, probe)
+        times = [response.first_byte for response in responses]
+        self.measure("time to first byte", times, "s", **{"from": client.name, "to": server.name})
+        return _middle(responses, lambda response: response.first_byte)
+
+    def ssh(self, client: Host, server: Host) -> ssh.Login:
+        """One SSH login: the time that it takes."""
+        address = self.address(client, server)
+        logins = self._repeat(f"ssh {client.name} → {server.name}", None, lambda: ssh.login(client, server, address))
+        times = [login.seconds for login in logins]
+        self.measure("ssh login", times, "s", **{"from": client.name, "to": server.name})
+        return _middle(logins, lambda login: login.seconds)
+
+    def iperf3(
+        self, client: Host, server: Host, seconds: float = 3, streams: int = 1, udp_rate: float | None = None
+    ) -> iperf3.Throughput:
+        """Throughput for so many seconds over TCP streams, or UDP at *udp_rate* bits per second for each stream.
+
+        TCP's retransmissions, and UDP's loss and jitter, are recorded as well; iperf3's own reports are kept.
+        """
+        address = self.address(client, server)
+        kind = f"udp {udp_rate / 1e6:g} Mbit/s" if udp_rate else "tcp"
+        title = f"iperf3 {client.name} → {server.name}, {kind}" + (f", {streams} streams" if streams > 1 else "")
+
+        def probe() -> iperf3.Throughput:
+            test = iperf3.measure(client, server, address, seconds=seconds, streams=streams, udp_rate=udp_rate)
+            self.results.save(self._title(f"{title} client.json"), test.client_report)
+            self.results.save(self._title(f"{title} server.json"), test.server_report)
+            return test
+
+        tests = self._repeat(title, seconds, probe)
+        labels: dict[str, Label] = {"from": client.name, "to": server.name, "protocol": kind, "streams": streams}
+        self.measure("throughput", [test.bits_per_second for test in tests], "bit/s", **labels)
+        if udp_rate is None:
+            self.measure("retransmissions", [test.retransmissions or 0 for test in tests], "segments", **labels)
+        else:
+            losses = [100 * (test.lost_packets or 0) / (test.packets or 1) for test in tests]
+            self.measure("udp loss", losses, "%", **labels)
+            self.measure("jitter", [test.jitter or 0.0 for test in tests], "s", **labels)
+        middle = _middle(tests, lambda test: test.bits_per_second)
+        self.results.series.append(Series(self._title(title), "bit/s", middle.intervals))
+        return middle
+
+    def connections(self, client: Host, server: Host, seconds: float = 3) -> connections.ConnectionRate:
+        """New TCP connections per second."""
+        address = self.address(client, server)
+
+        def probe() -> connections.ConnectionRate:
+            return connections.measure(client, server, address, seconds=seconds)
+
+        rates = self._repeat(f"connections {client.name} → {server.name}", seconds, probe)
+        between: dict[str, Label] = {"from": client.name, "to": server.name}
+        self.measure("new connections", [rate.per_second for rate in rates], "1/s", **between)
+        self.measure("failed connections", [rate.failed for rate in rates], "connections", **between)
+        return _middle(rates, lambda rate: rate.per_second)
+
+    def _repeat(self, title: str, seconds: float | None, probe: Callable[[], T]) -> list[T]:
+        results = []
+        for number in range(1, self.repeats + 1):
+            with self.narrator.step(f"{title} ({number} of {self.repeats})" if self.repeats > 1 else title, seconds):
+                results.append(probe())
+        return results
+
+
+def _middle(results: Sequence[T], value: Callable[[T], float]) -> T:
+    return sorted(results, key=value)[len(results) // 2]
