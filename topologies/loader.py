@@ -2,20 +2,30 @@
 
 ::
 
-    gwlb.yaml:23: vpcs.spoke1.route_tables.igw-edge.routes: 10.200.0.16/29 is not a whole subnet; use 10.200.0.16/28
+    gwlb.yaml:23: vpcs.spoke1.route_tables.igw-edge.routes: 10.200.0.16/29 is not a whole subnet; use 10.200.0.16/28 …
+
+A file is read in four steps: YAML's syntax, the model's shape (pydantic), what is left out
+(:mod:`topologies.defaults`), AWS's rules (:mod:`topologies.validation`). All errors of a step are reported together.
 """
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable
+from ipaddress import IPv4Network
 from pathlib import Path
+from typing import Any, get_args
 
 import yaml
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
 
 from topologies import catalogue
+from topologies.defaults import fill
 from topologies.model import Topology
+from topologies.validation import Place, Problem, did_you_mean, validate
+
+#: Of a YAML file; deeper is a mistake, or an alias that contains itself.
+MAX_DEPTH = 12
 
 
 class TopologyError(Exception):
@@ -27,18 +37,16 @@ class TopologyError(Exception):
 
 
 def load_topology(path_or_name: str | Path) -> Topology:
-    """Return a YAML file's topology, or a packaged one's by name. Raises TopologyError with every problem found."""
+    """Return a YAML file's topology, or a packaged one's by name: valid, with defaults filled in.
+
+    Raises TopologyError with every problem of the first step that found one.
+    """
     path = find(path_or_name)
     try:
-        document = yaml.safe_load(path.read_text())
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise TopologyError([f"{path.name}: {error}"]) from None
-    try:
-        return Topology.model_validate(document)
-    except ValidationError as error:
-        raise TopologyError(
-            f"{path.name}: {'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()
-        ) from None
+        text = path.read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        raise TopologyError([f"{path}: cannot be read: {error}"]) from None
+    return parse(text, path)
 
 
 def find(path_or_name: str | Path) -> Path:
@@ -49,6 +57,138 @@ def find(path_or_name: str | Path) -> Path:
         return packaged[name]
     if Path(name).is_file():
         return Path(name)
-    close = difflib.get_close_matches(name, packaged, n=1)
-    hint = f"did you mean {close[0]}?" if close else f"there are: {', '.join(packaged)}; or give a YAML file"
-    raise TopologyError([f"no topology {name!r}; {hint}"])
+    if "/" in name or name.endswith((".yaml", ".yml")):
+        raise TopologyError([f"no file {name}; packaged topologies go by name: {', '.join(packaged)}"])
+    raise TopologyError([f"no topology {name!r}; {did_you_mean(name, packaged)} (or give the path of a YAML file)"])
+
+
+def parse(text: str, path: Path) -> Topology:
+    """Return the topology that *text*, the content of *path*, describes. Raises TopologyError."""
+    source = Source(path.name)
+    document = source.read(text)
+    try:
+        topology = Topology.model_validate(document)
+    except ValidationError as error:
+        raise source.error(shape_problem(details, document) for details in error.errors()) from None
+    topology = fill(topology)
+    problems = validate(topology)
+    if topology.firewalls:
+        policy = (path.parent / topology.firewalls.policy).resolve()
+        firewalls = topology.firewalls.model_copy(update={"policy": str(policy)})
+        topology = topology.model_copy(update={"firewalls": firewalls})
+    if problems:
+        raise source.error(problems)
+    return topology
+
+
+class Source:
+    """A YAML text and the line of each of its places."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.lines: dict[Place, int] = {}
+        self.problems: list[Problem] = []
+
+    def read(self, text: str) -> Any:
+        """Return the text's content as dictionaries, lists and scalars. Raises TopologyError."""
+        loader = yaml.SafeLoader(text)
+        try:
+            root = loader.get_single_node()
+            content = self._content(loader, root, ()) if root else None
+        except yaml.MarkedYAMLError as error:
+            line = f":{error.problem_mark.line + 1}" if error.problem_mark else ""
+            what = " ".join(filter(None, [error.context, error.problem]))
+            raise TopologyError([f"{self.name}{line}: not YAML: {what}"]) from None
+        except yaml.YAMLError as error:
+            raise TopologyError([f"{self.name}: not YAML: {str(error).splitlines()[0]}"]) from None
+        finally:
+            loader.dispose()
+        if not isinstance(content, dict):
+            raise TopologyError([f"{self.name}: no topology in it; it begins with `name:` and `vpcs:`"])
+        if self.problems:
+            raise self.error(self.problems)
+        return content
+
+    def _content(self, loader: yaml.SafeLoader, node: yaml.Node, place: Place) -> Any:
+        self.lines.setdefault(place, node.start_mark.line + 1)
+        if len(place) > MAX_DEPTH:
+            raise yaml.constructor.ConstructorError(None, None, "nested too deeply", node.start_mark)
+        if isinstance(node, yaml.SequenceNode):
+            return [self._content(loader, item, (*place, str(index))) for index, item in enumerate(node.value)]
+        if not isinstance(node, yaml.MappingNode):
+            return loader.construct_object(node)
+        content: dict[str, Any] = {}
+        for key_node, value in node.value:
+            # A key is text even where YAML 1.1 reads a truth value or a number: `no`, `on`, `12`.
+            key = str(key_node.value)
+            where = (*place, key)
+            if where in self.lines:
+                what = f"is there twice, first in line {self.lines[where]}"
+                self.problems.append(Problem(where, what, "keep one", line=key_node.start_mark.line + 1))
+                continue
+            self.lines[where] = key_node.start_mark.line + 1
+            content[key] = self._content(loader, value, where)
+        return content
+
+    def error(self, problems: Iterable[Problem]) -> TopologyError:
+        """Return the error that says, line by line, what the problems are, in the file's order."""
+        located = sorted((problem.line or self._line(problem.place), str(problem)) for problem in problems)
+        return TopologyError(f"{self.name}:{line}: {text}" for line, text in located)
+
+    def _line(self, place: Place) -> int:
+        while place not in self.lines:
+            place = place[:-1]
+        return self.lines[place]
+
+
+def shape_problem(details: ErrorDetails, document: Any) -> Problem:
+    """Return pydantic's error in the words of the field."""
+    is_key = details["loc"][-1] == "[key]"
+    place = tuple(str(part) for part in details["loc"] if part != "[key]")
+    value = details["input"]
+    match details["type"]:
+        case "missing":
+            return Problem(place[:-1], f"{place[-1]} is missing", "add it")
+        case "extra_forbidden":
+            known = fields(place[:-1])
+            return Problem(place[:-1], f"unknown key {place[-1]!r}", did_you_mean(place[-1], known))
+        case "string_pattern_mismatch" if is_key or place[-1] in ("name", "internet_gateway"):
+            remedy = (
+                "use up to 12 lower-case letters, digits and dashes, a letter first (bw-NAME is an interface's name)"
+            )
+            return Problem(place, f"{value!r} is not a name", remedy)
+        case "string_pattern_mismatch":
+            return Problem(place, f"{value!r} is not an Availability Zone", "use one letter, a to f")
+        case "ip_v4_network" | "ip_v4_address" as kind:
+            return Problem(place, *address_problem(value, kind))
+        case _:
+            return Problem(place, f"{shown(value)}: {details['msg'].removeprefix('Input ')}", "correct it")
+
+
+def address_problem(value: Any, kind: str) -> tuple[str, str]:
+    """Return what is wrong with an address or network, and what to do."""
+    if kind == "ip_v4_address":
+        return f"{shown(value)} is not an IPv4 address", "write one as 10.200.0.20"
+    try:
+        network = IPv4Network(value, strict=False)
+    except (ValueError, TypeError):
+        return f"{shown(value)} is not an IPv4 network", "write one as 10.200.0.0/16"
+    return f"{value} is an address within a network", f"write the network, {network}"
+
+
+def shown(value: Any) -> str:
+    """Return a value as it may stand in a line: short."""
+    if isinstance(value, (dict, list)):
+        return "a mapping" if isinstance(value, dict) else "a list"
+    return "nothing" if value is None else repr(value)
+
+
+def fields(place: Place) -> list[str]:
+    """Return the keys that the model allows at a place, by walking the model along the place's parts."""
+    model: type[BaseModel] = Topology
+    for part in place:
+        if part in model.model_fields:  # the other parts are resources' names
+            annotation = model.model_fields[part].annotation
+            kinds = (annotation, *get_args(annotation))
+            model = next((kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel)), model)
+    return list(model.model_fields)

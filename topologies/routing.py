@@ -121,3 +121,25 @@ def vpc_attachment(topology: Topology, tgw_name: str, vpc_name: str) -> str | No
     """Return the name of a VPC's attachment to a Transit Gateway (AWS allows one), or None."""
     attachments = topology.transit_gateways[tgw_name].attachments.items()
     return next((name for name, attachment in attachments if attachment.vpc == vpc_name), None)
+
+
+def exit_zones(topology: Topology, tgw_name: str, attachment: str, az: str) -> tuple[str, ...]:
+    """Return the zones that a packet can leave an attachment through, when it came to the Transit Gateway in *az*.
+
+    In appliance mode all zones of the attachment: a hash of the flow chooses, the same in both directions. Otherwise
+    *az* alone; where the attachment has no subnet in *az*, its first zone: a choice of ours, AWS names none (AWS
+    Transit Gateway guide, appliance mode).
+    """
+    item = topology.transit_gateways[tgw_name].attachments[attachment]
+    zones = tuple(sorted(topology.vpcs[item.vpc].subnets[subnet].az for subnet in item.subnets))
+    if item.appliance_mode:
+        return zones
+    return (az,) if az in zones else zones[:1]
+
+
+def gwlb_targets(topology: Topology, gwlb_name: str, az: str) -> list[str]:
+    """Return the registered targets of a load balancer's node in *az*: of all zones, where cross-zone is on."""
+    gwlb = topology.gateway_load_balancers[gwlb_name]
+    subnets = topology.vpcs[gwlb.vpc].subnets
+    here = {name for name, item in gwlb.appliances.items() if item.subnet in subnets and subnets[item.subnet].az == az}
+    return [target for target in gwlb.target_group.targets if gwlb.cross_zone or target in here]

@@ -1,0 +1,353 @@
+"""The way of a packet, computed from the model: hop by hop, each with the table and the route that decided.
+
+A hop is one forwarding decision, and its name is that of the compiled flow (see :mod:`topologies.decision`). Where a
+hash of the flow chooses (the zone in appliance mode, the firewall behind a load balancer) the model cannot know the
+outcome: the hop lists all ``alternatives``, of which a flow meets exactly one. A zone changes the hops that follow, so
+:func:`walks` returns one walk for each.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from ipaddress import IPv4Address
+from typing import Optional
+
+from topologies.decision import decision
+from topologies.fabric import INTERNET, zone_of
+from topologies.model import Topology
+from topologies.routing import (
+    Route,
+    TargetKind,
+    attachment_table,
+    exit_zones,
+    gateway_table,
+    gwlb_targets,
+    lookup,
+    subnet_table,
+    tgw_routes,
+    vpc_attachment,
+    vpc_routes,
+)
+from topologies.validation import did_you_mean
+
+Step = Callable[[], Optional["Step"]]
+
+
+@dataclass(frozen=True)
+class Packet:
+    """The addresses of a packet, as they are before a hop."""
+
+    source: IPv4Address
+    destination: IPv4Address
+
+
+@dataclass(frozen=True)
+class Hop:
+    """One forwarding decision. ``destination`` is a route's prefix, or words; ``target`` is where the packet goes."""
+
+    element: str
+    table: str
+    destination: str
+    target: str
+    why: str
+    packet: Packet
+    az: str | None = None
+    alternatives: tuple[str, ...] = ()
+    dropped: bool = False
+
+    @property
+    def decision(self) -> str:
+        return decision(self.element, self.table, self.destination)
+
+
+def walk(topology: Topology, source: str, destination: str, az: str | None = None, reply: bool = False) -> list[Hop]:
+    """Return the hops of a packet from *source* to *destination*, or of the reply to it, back from there.
+
+    *source* is the name of an instance or internet host, *destination* is one too, or an IPv4 address. From the
+    internet an instance is addressed by its public address. *az* is the zone that appliance mode chooses, where it
+    chooses; the attachment's first if None. The last hop delivers, or is ``dropped`` and says why. Where the packet
+    does not arrive, the walk of its reply is empty. Raises ValueError for a name that is no host's.
+    """
+    walker = Walker(topology, az)
+    hops = walker.walk(source, destination)
+    if not reply:
+        return hops
+    if hops[-1].dropped:
+        return []
+    arrived = walker.packet
+    answering = Walker(topology, az, walker.translated)
+    return answering.send(hops[-1].target, Packet(arrived.destination, arrived.source))
+
+
+def walks(topology: Topology, source: str, destination: str, reply: bool = False) -> list[list[Hop]]:
+    """Return a walk for each zone that appliance mode could choose; one walk, where it chooses none."""
+    first = walk(topology, source, destination, reply=reply)
+    zones = sorted({zone_of(vpc, subnet) for vpc in topology.vpcs.values() for subnet in vpc.subnets})
+    found = [first]
+    for az in zones:
+        other = walk(topology, source, destination, az, reply)
+        if other not in found:
+            found.append(other)
+    return found
+
+
+def inspections(hops: list[Hop]) -> list[str]:
+    """Return the endpoints through which a walk was inspected, in its order.
+
+    Both directions of a flow meet the same firewalls only where one list is the reverse of the other.
+    """
+    return [hop.destination for hop in hops if hop.table == "returned"]
+
+
+def hosts(topology: Topology) -> dict[str, IPv4Address]:
+    """Return the addresses of all instances (private) and internet hosts, by name."""
+    found = {name: instance.address for vpc in topology.vpcs.values() for name, instance in vpc.instances.items()}
+    return found | {name: host.address for name, host in topology.internet.items()}
+
+
+class Walker:
+    """Moves one packet. A step makes one decision, records the hop and returns the next step; None at the end.
+
+    ``translated`` is, for each NAT gateway that the packet passed, the source address that it replaced.
+    """
+
+    def __init__(
+        self, topology: Topology, az: str | None = None, translated: dict[str, IPv4Address] | None = None
+    ) -> None:
+        self.topology = topology
+        self.az = az
+        self.translated = dict(translated or {})
+        self.hops: list[Hop] = []
+        self.homes = {name: vpc_name for vpc_name, vpc in topology.vpcs.items() for name in vpc.instances}
+        self.packet: Packet
+
+    def walk(self, source: str, destination: str) -> list[Hop]:
+        """Send a packet to a name or an address."""
+        known = hosts(self.topology)
+        if source not in known:
+            raise ValueError(f"no host {source!r}; {did_you_mean(source, known)}")
+        try:
+            address = known[destination] if destination in known else IPv4Address(destination)
+        except ValueError:
+            raise ValueError(f"no host {destination!r}; {did_you_mean(destination, known)}") from None
+        if source not in self.homes and destination in self.homes:
+            instance = self.topology.vpcs[self.homes[destination]].instances[destination]
+            address = instance.public_address or address
+        return self.send(source, Packet(known[source], address))
+
+    def send(self, source: str, packet: Packet) -> list[Hop]:
+        """Send *packet* from a host and follow it to its end."""
+        self.packet = packet
+        step: Step | None = (lambda: self.instance(source)) if source in self.homes else self.internet
+        while step:
+            step = step()
+        return self.hops
+
+    def hop(self, element: str, table: str, destination: object, target: str, why: str, az: str | None = None) -> None:
+        self.hops.append(Hop(element, table, str(destination), target, why, self.packet, az))
+
+    def choice(self, element: str, table: str, names: list[str], chosen: str, why: str, az: str | None) -> None:
+        """Record a hop where a hash chooses between *names*."""
+        self.hop(element, table, chosen, chosen, why, az)
+        self.hops[-1] = replace(self.hops[-1], alternatives=tuple(decision(element, table, name) for name in names))
+
+    def drop(self, element: str, table: str, destination: object, why: str, az: str | None = None) -> None:
+        self.hop(element, table, destination, "dropped", why, az)
+        self.hops[-1] = replace(self.hops[-1], dropped=True)
+
+    def looped(self) -> bool:
+        """End the walk where the last hop has been made before: the model has no state that could end it."""
+        if self.hops[-1] not in self.hops[:-1]:
+            return False
+        self.hops[-1] = replace(
+            self.hops[-1], dropped=True, target="dropped", why="a routing loop: this was decided before"
+        )
+        return True
+
+    # -- VPC -------------------------------------------------------------------------------------------------------
+
+    def instance(self, name: str) -> Step | None:
+        """What an instance sends: straight to a neighbour in its subnet, else to the subnet's route table."""
+        vpc_name = self.homes[name]
+        vpc = self.topology.vpcs[vpc_name]
+        subnet = vpc.instances[name].subnet
+        if self.packet.destination in vpc.subnets[subnet].cidr:
+            self.hop(
+                vpc_name,
+                subnet,
+                "same subnet",
+                "local",
+                "neighbours in a subnet cannot be steered",
+                zone_of(vpc, subnet),
+            )
+            return lambda: self.delivery(vpc_name)
+        return lambda: self.subnet(vpc_name, subnet)
+
+    def subnet(self, vpc_name: str, subnet: str) -> Step | None:
+        """What leaves a subnet through the implicit router meets the subnet's route table."""
+        vpc = self.topology.vpcs[vpc_name]
+        return self.route_table(vpc_name, subnet_table(vpc, subnet), zone_of(vpc, subnet))
+
+    def route_table(self, vpc_name: str, table: str, az: str | None) -> Step | None:
+        route = lookup(vpc_routes(self.topology, vpc_name, table), self.packet.destination)
+        if route is None:
+            self.drop(vpc_name, table, "no route", f"no route covers {self.packet.destination}", az)
+            return None
+        self.hop(
+            vpc_name, table, route.destination, route.target, f"{route.origin.value} route, {route.kind.value}", az
+        )
+        return None if self.looped() else self.target(vpc_name, route, az)
+
+    def target(self, vpc_name: str, route: Route, az: str | None) -> Step | None:
+        vpc = self.topology.vpcs[vpc_name]
+        match route.kind:
+            case TargetKind.LOCAL:
+                return lambda: self.delivery(vpc_name)
+            case TargetKind.ENDPOINT:
+                return lambda: self.load_balancer(vpc_name, route.target)
+            case TargetKind.INTERNET_GATEWAY:
+                return lambda: self.to_internet(vpc_name)
+            case TargetKind.NAT_GATEWAY:
+                return lambda: self.source_nat(vpc_name, route.target)
+            case TargetKind.TRANSIT_GATEWAY:
+                return lambda: self.to_transit_gateway(vpc_name, route.target, az)
+            case _:  # an instance that forwards: a packet leaves it as it came
+                return lambda: self.subnet(vpc_name, vpc.instances[route.target].subnet)
+
+    def delivery(self, vpc_name: str) -> Step | None:
+        vpc = self.topology.vpcs[vpc_name]
+        for name, instance in vpc.instances.items():
+            if instance.address == self.packet.destination:
+                self.hop(vpc_name, "delivery", name, name, "the instance's address", zone_of(vpc, instance.subnet))
+                return None
+        for name, gateway in vpc.nat_gateways.items():
+            if gateway.address == self.packet.destination:
+                self.hop(vpc_name, "delivery", name, name, "the NAT gateway's address", zone_of(vpc, gateway.subnet))
+                return lambda: self.reply(vpc_name, name)
+        self.drop(vpc_name, "delivery", "no such host", f"nobody has {self.packet.destination}")
+        return None
+
+    # -- gateways to the internet ----------------------------------------------------------------------------------
+
+    def public_addresses(self, vpc_name: str) -> dict[IPv4Address, IPv4Address]:
+        """Return the VPC's private addresses by public one."""
+        vpc = self.topology.vpcs[vpc_name]
+        instances = {item.public_address: item.address for item in vpc.instances.values() if item.public_address}
+        return instances | {item.public_address: item.address for item in vpc.nat_gateways.values()}
+
+    def to_internet(self, vpc_name: str) -> Step | None:
+        gateway = str(self.topology.vpcs[vpc_name].internet_gateway)
+        for public, private in self.public_addresses(vpc_name).items():
+            if private == self.packet.source:
+                self.hop(vpc_name, gateway, f"{private} to {public}", INTERNET, "1:1 NAT of the source address")
+                self.packet = replace(self.packet, source=public)
+                return self.internet
+        self.drop(vpc_name, gateway, "no public address", f"{self.packet.source} has no public address")
+        return None
+
+    def internet(self) -> Step | None:
+        """Public addresses are routed to their internet gateways and hosts; private ones nowhere."""
+        address = self.packet.destination
+        for name, host in self.topology.internet.items():
+            if host.address == address:
+                self.hop(INTERNET, "routes", f"{address}/32", name, "the host's address")
+                return None
+        for vpc_name, vpc in self.topology.vpcs.items():
+            private = self.public_addresses(vpc_name).get(address)
+            if vpc.internet_gateway and private:
+                self.hop(
+                    INTERNET, "routes", f"{address}/32", vpc.internet_gateway, f"a public address of VPC {vpc_name}"
+                )
+                return lambda: self.from_internet(vpc_name, address, private)
+        self.drop(INTERNET, "routes", "no route", f"{address} is nobody's public address")
+        return None
+
+    def from_internet(self, vpc_name: str, public: IPv4Address, private: IPv4Address) -> Step | None:
+        vpc = self.topology.vpcs[vpc_name]
+        table = gateway_table(vpc)
+        target = table or "local"
+        self.hop(
+            vpc_name, str(vpc.internet_gateway), f"{public} to {private}", target, "1:1 NAT of the destination address"
+        )
+        self.packet = replace(self.packet, destination=private)
+        if self.looped():
+            return None
+        return (lambda: self.route_table(vpc_name, table, None)) if table else (lambda: self.delivery(vpc_name))
+
+    def source_nat(self, vpc_name: str, name: str) -> Step | None:
+        """A new connection through a NAT gateway; the gateway's own subnet decides where it goes on."""
+        vpc = self.topology.vpcs[vpc_name]
+        gateway = vpc.nat_gateways[name]
+        self.hop(
+            vpc_name, name, "snat", str(gateway.address), "the source address is replaced", zone_of(vpc, gateway.subnet)
+        )
+        if self.looped():
+            return None
+        self.translated[name] = self.packet.source
+        self.packet = replace(self.packet, source=gateway.address)
+        return lambda: self.subnet(vpc_name, gateway.subnet)
+
+    def reply(self, vpc_name: str, name: str) -> Step | None:
+        """What comes to a NAT gateway's address is a reply, or is dropped."""
+        gateway = self.topology.vpcs[vpc_name].nat_gateways[name]
+        az = zone_of(self.topology.vpcs[vpc_name], gateway.subnet)
+        client = self.translated.pop(name, None)
+        if client is None:
+            self.drop(vpc_name, "nat", "unsolicited", "a NAT gateway lets in replies only", az)
+            return None
+        self.hop(vpc_name, name, "reply", str(client), "the client's address is put back", az)
+        self.packet = replace(self.packet, destination=client)
+        return lambda: self.subnet(vpc_name, gateway.subnet)
+
+    # -- Transit Gateway and Gateway Load Balancer -----------------------------------------------------------------
+
+    def to_transit_gateway(self, vpc_name: str, tgw: str, az: str | None) -> Step | None:
+        """The attachment that a packet comes by names the table; the route, the attachment that it leaves by."""
+        gateway = self.topology.transit_gateways[tgw]
+        attachment = vpc_attachment(self.topology, tgw, vpc_name)
+        table = attachment_table(gateway, attachment) if attachment else None
+        if attachment is None or table is None or az is None:
+            self.drop(tgw, "attachments", "not associated", f"VPC {vpc_name} has no associated attachment here", az)
+            return None
+        route = lookup(tgw_routes(self.topology, tgw, table), self.packet.destination)
+        if route is None:
+            self.drop(tgw, table, "no route", f"no route covers {self.packet.destination}", az)
+            return None
+        if route.kind is TargetKind.BLACKHOLE:
+            self.drop(tgw, table, route.destination, "a blackhole route", az)
+            return None
+        self.hop(tgw, table, route.destination, route.target, f"{route.origin.value} route of {attachment}'s table", az)
+        return None if self.looped() else (lambda: self.from_transit_gateway(tgw, route.target, az))
+
+    def from_transit_gateway(self, tgw: str, attachment: str, az: str) -> Step | None:
+        item = self.topology.transit_gateways[tgw].attachments[attachment]
+        zones = exit_zones(self.topology, tgw, attachment, az)
+        if item.appliance_mode:
+            zone = self.az if self.az in zones else zones[0]
+            names = [f"{attachment}-{zone}" for zone in zones]
+            why = "appliance mode: a hash of the flow chooses the zone, for both directions"
+            self.choice(tgw, "appliance-mode", names, f"{attachment}-{zone}", why, az)
+        else:
+            zone = zones[0]
+            why = "the zone is kept" if zone == az else f"{attachment} has no subnet in zone {az}"
+            self.hop(tgw, "affinity", f"{attachment}-{zone}", f"{attachment}-{zone}", why, az)
+        vpc = self.topology.vpcs[item.vpc]
+        subnet = next(subnet for subnet in item.subnets if zone_of(vpc, subnet) == zone)
+        return lambda: self.subnet(item.vpc, subnet)
+
+    def load_balancer(self, vpc_name: str, endpoint: str) -> Step | None:
+        """To a firewall and back: what comes out of an endpoint meets the route table of the endpoint's subnet."""
+        vpc = self.topology.vpcs[vpc_name]
+        item = vpc.endpoints[endpoint]
+        az, gwlb = zone_of(vpc, item.subnet), item.service
+        targets = gwlb_targets(self.topology, gwlb, az)
+        self.hop(gwlb, "endpoints", endpoint, f"node {az}", f"{gwlb}'s node in the endpoint's zone", az)
+        if not targets:
+            self.drop(gwlb, "connections", f"no target in {az}", f"no firewall in zone {az}, and cross-zone is off", az)
+            return None
+        self.choice(
+            gwlb, "targets", targets, targets[0], "a hash of the flow chose the firewall; GENEVE there and back", az
+        )
+        self.hop(gwlb, "returned", endpoint, endpoint, "back through the endpoint that it came from", az)
+        return lambda: self.subnet(vpc_name, item.subnet)
