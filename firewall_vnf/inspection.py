@@ -75,7 +75,7 @@ def _load(name: str) -> type[Inspection]:
             f"inspection {name!r}: {module_name} has no subclass of Inspection of that name; it has: {found}"
         )
     inspection = inspections[class_name]
-    applications = getattr(inspection, "applications", frozenset())
+    applications: frozenset[str] = getattr(inspection, "applications", frozenset())
     if not applications:
         raise InspectionError(f"inspection {name!r}: set applications = frozenset({{...}}) to what it looks into")
     for application in applications:

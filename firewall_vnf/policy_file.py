@@ -13,12 +13,13 @@
     defaults: {intrazone: {action: deny, log_end: true}}  # overrides; else intrazone allow, interzone deny
 
 What a rule leaves out is ``any``; a service left out is ``application-default`` (as in PAN-OS's form for a new rule).
-In place of a name, a rule or group may have the address or service itself. ``schema.json`` of this format is
-``firewall_vnf/policy.schema.json``.
+In place of a name, a rule or group may have the address or service itself. Editors complete it by
+``policy.schema.json`` beside this module, which ``python -m firewall_vnf.policy_file`` prints.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Hashable, Iterable, Mapping
 from difflib import get_close_matches
 from pathlib import Path
@@ -205,3 +206,12 @@ def suggestion(name: str, known: Iterable[str]) -> str:
     if close:
         return f"; did you mean {close[0]!r}?"
     return f"; known are {', '.join(known)}" if known else "; none are defined"
+
+
+def schema() -> str:
+    """The JSON schema of the file, as text."""
+    return json.dumps(PolicyForm.model_json_schema(), indent=2) + "\n"
+
+
+if __name__ == "__main__":
+    print(schema(), end="")
