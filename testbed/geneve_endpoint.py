@@ -17,7 +17,6 @@ import hashlib
 import os
 import re
 import secrets
-import socket
 import struct
 import subprocess
 import sysconfig
@@ -29,7 +28,7 @@ from types import TracebackType
 
 from testbed import libbpf
 from testbed.errors import MachineError
-from testbed.namespace import in_namespace, interface_address
+from testbed.namespace import in_namespace, interface_address, interface_index
 from topologies.fabric import Fabric, endpoint_index, mac_address, node_addresses
 from topologies.ids import endpoint_ids, endpoint_number
 from topologies.model import Topology
@@ -266,14 +265,6 @@ class GeneveEndpoint:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-
-def interface_index(interface: str) -> int:
-    """Return the index of an interface of this thread's namespace. Raises MachineError where there is none."""
-    try:
-        return socket.if_nametoindex(interface)
-    except OSError:
-        raise MachineError(f"interface {interface}: there is none in the load balancer's namespace") from None
 
 
 def mac_bytes(mac: str) -> bytes:

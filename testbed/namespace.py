@@ -8,8 +8,10 @@ its own, which is not seen.
 from __future__ import annotations
 
 import ctypes
+import fcntl
 import os
 import socket
+import struct
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
@@ -17,6 +19,7 @@ from typing import TypeVar
 from testbed.errors import MachineError
 
 CLONE_NEWNET = 0x40000000  # linux/sched.h
+SIOCGIFHWADDR = 0x8927  # linux/sockios.h
 
 T = TypeVar("T")
 
@@ -51,12 +54,19 @@ def enter(descriptor: int) -> None:
         raise MachineError(f"cannot enter a network namespace: {os.strerror(ctypes.get_errno())}; run it with sudo")
 
 
+def interface_index(interface: str) -> int:
+    """Return the index of an interface of this thread's namespace. Raises MachineError where there is none."""
+    try:
+        return socket.if_nametoindex(interface)
+    except OSError:
+        raise MachineError(f"interface {interface}: there is none in this network namespace") from None
+
+
 def interface_address(interface: str) -> str:
     """Return the MAC address of an interface of this thread's namespace. Raises MachineError where there is none."""
-    with socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0) as probe:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_socket:
         try:
-            probe.bind((interface, 0))
+            request = fcntl.ioctl(any_socket, SIOCGIFHWADDR, struct.pack("=16s24x", interface.encode()))
         except OSError as error:
             raise MachineError(f"interface {interface}: {error.strerror}") from None
-        address: bytes = probe.getsockname()[4]
-    return address.hex(":")
+    return request[18:24].hex(":")  # struct ifreq: the name, the address family, the address
