@@ -6,9 +6,18 @@ Gateway Load Balancer guide, appliance integration; gwlbtun prints it with 17 di
 
 from __future__ import annotations
 
-import hashlib
-
 from topologies.model import Topology, resource_id
+
+#: Where resources are in a topology, and the prefix of their ids.
+PREFIXES = {
+    ("vpcs", "subnets"): "subnet",
+    ("vpcs", "route_tables"): "rtb",
+    ("vpcs", "instances"): "i",
+    ("vpcs", "nat_gateways"): "nat",
+    ("transit_gateways", "attachments"): "tgw-attach",
+    ("transit_gateways", "route_tables"): "tgw-rtb",
+    ("gateway_load_balancers", "appliances"): "i",
+}
 
 
 def endpoint_ids(topology: Topology) -> dict[str, str]:
@@ -22,38 +31,33 @@ def endpoint_number(endpoint_id: str) -> int:
     return int(endpoint_id.removeprefix("vpce-"), 16)
 
 
-def resource_ids(topology: Topology) -> dict[str, str]:
-    """Return every resource's id by its name; by ``vpc/name`` for subnets, and ``vpc/name`` or ``tgw/name`` for tables.
+def service_ids(topology: Topology) -> dict[str, str]:
+    """Return the id (``vpce-svc-0…``) of each load balancer's endpoint service, by the load balancer's name."""
+    return {name: resource_id("vpce-svc", topology.name, name) for name in topology.gateway_load_balancers}
 
-    A load balancer's target group and endpoint service are ``gwlb/target-group`` and ``gwlb/endpoint-service``. Load
-    balancers and target groups have the last part of their ARN.
+
+def resource_ids(topology: Topology) -> dict[tuple[str, ...], str]:
+    """Return the id of each resource that has one in AWS (load balancers have an ARN), by its place in the file.
+
+    A place is a path of keys: ``("vpcs", "spoke1", "subnets", "app-a")``, ``("vpcs", "spoke1", "internet_gateway")``.
     """
-    ids: dict[str, str] = {}
-
-    def add(kind: str, *names: str, path: tuple[str, ...] = ()) -> None:
-        for name in names:
-            ids["/".join((*path, name))] = resource_id(kind, topology.name, *path, name)
-
+    places = {("vpcs", name): "vpc" for name in topology.vpcs}
+    places |= {("transit_gateways", name): "tgw" for name in topology.transit_gateways}
+    gateways = {
+        ("vpcs", name, "internet_gateway"): "igw" for name, vpc in topology.vpcs.items() if vpc.internet_gateway
+    }
+    parts = {
+        (kind, name, part, resource): prefix
+        for (kind, part), prefix in PREFIXES.items()
+        for name, owner in getattr(topology, kind).items()
+        for resource in getattr(owner, part)
+    }
+    ids = {
+        place: resource_id(prefix, topology.name, *place) for place, prefix in {**places, **gateways, **parts}.items()
+    }
+    endpoints = endpoint_ids(topology)
     for name, vpc in topology.vpcs.items():
-        add("vpc", name)
-        add("subnet", *vpc.subnets, path=(name,))
-        add("rtb", *vpc.route_tables, path=(name,))
-        add("igw", *filter(None, [vpc.internet_gateway]))
-        add("i", *vpc.instances)
-        add("nat", *vpc.nat_gateways)
-    ids |= endpoint_ids(topology)
-    for name, gateway in topology.transit_gateways.items():
-        add("tgw", name)
-        add("tgw-attach", *gateway.attachments)
-        add("tgw-rtb", *gateway.route_tables, path=(name,))
-    for name, gwlb in topology.gateway_load_balancers.items():
-        ids[name] = f"loadbalancer/gwy/{name}/{digits(topology.name, 'gwy', name)}"
-        ids[f"{name}/target-group"] = f"targetgroup/{name}/{digits(topology.name, 'targetgroup', name)}"
-        add("vpce-svc", "endpoint-service", path=(name,))
-        add("i", *gwlb.appliances)
+        ids |= {("vpcs", name, "endpoints", endpoint): endpoints[endpoint] for endpoint in vpc.endpoints}
+    for name, service in service_ids(topology).items():
+        ids["gateway_load_balancers", name, "endpoint_service"] = service
     return ids
-
-
-def digits(*path: str) -> str:
-    """Return the 16 hexadecimal digits that end the ARN of a load balancer or a target group."""
-    return hashlib.blake2b("/".join(path).encode(), digest_size=8).hexdigest()

@@ -74,6 +74,9 @@ def parse(text: str, path: Path) -> Topology:
     problems = validate(topology)
     if topology.firewalls:
         policy = (path.parent / topology.firewalls.policy).resolve()
+        if not policy.is_file():
+            remedy = "a policy's path is relative to the topology's file"
+            problems.append(Problem(("firewalls", "policy"), f"no file {topology.firewalls.policy}", remedy))
         firewalls = topology.firewalls.model_copy(update={"policy": str(policy)})
         topology = topology.model_copy(update={"firewalls": firewalls})
     if problems:

@@ -194,9 +194,9 @@ class Walker:
         if route is None:
             self.drop(vpc_name, table, "no route", f"no route covers {self.packet.destination}", az)
             return None
-        self.hop(
-            vpc_name, table, route.destination, route.target, f"{route.origin.value} route, {route.kind.value}", az
-        )
+        kind = "" if route.kind is TargetKind.LOCAL else f", {route.kind.value}"
+        why = f"{route.origin.value} route{kind}"
+        self.hop(vpc_name, table, route.destination, route.target, why, az)
         return None if self.looped() else self.target(vpc_name, route, az)
 
     def target(self, vpc_name: str, route: Route, az: str | None) -> Step | None:
