@@ -96,7 +96,7 @@ class Results:
             "manifest": self.manifest,
         }
 
-    def save(self, name: str, text: str) -> Path:
+    def save(self, name: str, content: str | bytes) -> Path:
         """Keep a file of that name; a second one of the same name is numbered. Return its path."""
         path = self.directory / file_name(name)
         number = 1
@@ -104,7 +104,7 @@ class Results:
             number += 1
             path = path.with_name(f"{Path(file_name(name)).stem}-{number}{path.suffix}")
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text)
+        path.write_bytes(content.encode() if isinstance(content, str) else content)
         return path
 
     def keep(self, directory: Path, name: str) -> None:

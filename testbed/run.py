@@ -19,8 +19,11 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from ipaddress import IPv4Address
-from typing import TypeVar
+from pathlib import Path
+from typing import Any, TypeVar
 
+import topologies
+from testbed.errors import RequestError
 from testbed.firewall import GRACE
 from testbed.lab import Lab
 from testbed.nodes import Host
@@ -28,9 +31,14 @@ from testbed.probes import connections, iperf3, ping, ssh, web
 from testbed.progress import Narrator
 from testbed.results import Check, Label, Measurement, Results, Series
 from testbed.statistics import summarize
-from testbed.trip import Trip, observe
+from testbed.trip import Trip, observe, traffic_log
 from topologies.loader import load_topology
 from topologies.model import Topology
+
+#: The policies that ship.
+POLICIES = Path(topologies.__file__).parent / "policies"
+#: Seconds that a line of a log is waited for; firewalls write theirs every half second.
+LOG_PATIENCE = 5.0
 
 T = TypeVar("T")
 
@@ -49,13 +57,16 @@ class Run:
     # -- the frame of a story --------------------------------------------------------------------------------------
 
     @contextmanager
-    def lab(self, topology: str | Topology) -> Iterator[Lab]:
+    def lab(self, topology: str | Topology, policy: str | None = None) -> Iterator[Lab]:
         """Build a lab, of a topology's name, file or model, and take it down at the end of the block.
 
+        *policy* is that of the firewalls: a name of ``topologies/policies``, or a file; the topology's own if None.
         Inside another lab of the same topology, that one is used: so a tour tells several stories in one lab. At the
         end, it is a check that all firewalls and the controller lived, and the firewalls' logs are kept.
         """
         plan = topology if isinstance(topology, Topology) else load_topology(topology)
+        if policy:
+            plan = with_policy(plan, policy)
         if self._lab and self._lab.topology == plan:
             yield self._lab
             return
@@ -118,6 +129,23 @@ class Run:
     def _title(self, name: str) -> str:
         return f"{self._chapter}: {name}" if self._chapter else name
 
+    def logged(self, **fields: object) -> dict[str, Any]:
+        """Wait for a line of a firewall's traffic log in which these fields have these values, and return it.
+
+        The fields are PAN-OS's (``src``, ``dst``, ``app``, ``rule``, ``action``, …). Returns an empty dict when no such
+        line is written within some seconds.
+        """
+        assert self._lab is not None, "logged() belongs inside run.lab()"
+        wanted = {key: str(value) for key, value in fields.items()}
+        deadline = time.monotonic() + LOG_PATIENCE
+        while True:
+            for line in traffic_log(self._lab):
+                if all(str(line.get(key)) == value for key, value in wanted.items()):
+                    return line
+            if time.monotonic() > deadline:
+                return {}
+            time.sleep(0.05)
+
     # -- traffic ---------------------------------------------------------------------------------------------------
 
     @contextmanager
@@ -127,7 +155,7 @@ class Run:
         with observe(self._lab, client, server) as trip:
             yield trip
         self.results.tables.append(trip.path_table(self._title(f"the path {client.name} → {server.name}")))
-        self.results.save_bytes(self._title(f"geneve {client.name} {server.name}.pcap"), trip.capture)
+        self.results.save(self._title(f"geneve {client.name} {server.name}.pcap"), trip.capture)
 
     def address(self, client: Host, server: Host) -> IPv4Address:
         """Return the address by which *client* reaches *server*: from the internet, an instance's public one.
@@ -227,6 +255,21 @@ class Run:
             with self.narrator.step(f"{title} ({number} of {self.repeats})" if self.repeats > 1 else title, seconds):
                 results.append(probe())
         return results
+
+
+def with_policy(topology: Topology, policy: str) -> Topology:
+    """Return the topology with firewalls that run *policy*: a packaged one's name, or a file.
+
+    Raises RequestError for neither.
+    """
+    packaged = {path.stem: path for path in POLICIES.glob("*.yaml")}
+    file = packaged.get(policy, Path(policy))
+    if not file.is_file():
+        raise RequestError(f"no policy {policy!r}; there are: {', '.join(sorted(packaged))}; or give a file")
+    if topology.firewalls is None:
+        raise RequestError(f"topology {topology.name} has no firewalls that could run policy {policy!r}")
+    firewalls = topology.firewalls.model_copy(update={"policy": str(file.resolve())})
+    return topology.model_copy(update={"firewalls": firewalls})
 
 
 def _middle(results: Sequence[T], value: Callable[[T], float]) -> T:

@@ -27,7 +27,7 @@ from rich.console import Console
 from testbed import manifest, report
 from testbed.errors import Error, MachineError, RequestError
 from testbed.progress import Narrator
-from testbed.results import Check, new_results
+from testbed.results import new_results
 from testbed.run import Run
 
 #: The folder of the scenarios that ship.
@@ -74,7 +74,8 @@ def find(name_or_file: str) -> Scenario:
 
 def _load(path: Path) -> ModuleType:
     spec = importlib.util.spec_from_file_location(path.stem, path)
-    assert spec is not None and spec.loader is not None  # it ends with .py
+    assert spec is not None  # it ends with .py
+    assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
-import os
 import socket
 import struct
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from ipaddress import IPv4Address
+from types import TracebackType
+
+from testbed.namespace import in_namespace
 
 ETH_P_ALL = 0x0003
-CLONE_NEWNET = 0x40000000
 SO_RCVBUFFORCE, SO_TIMESTAMPNS = 33, 35  # asm-generic/socket.h; Python's socket module does not name them
 #: What a tap holds until it is read, in bytes, and how much of a frame is kept: all headers, inner ones too.
 CAPTURE_BUFFER = 32 << 20
@@ -32,7 +31,10 @@ class Option:
 
 @dataclass(frozen=True)
 class Frame:
-    """A captured GENEVE frame: outer addresses and ports, header, and the inner packet's addresses."""
+    """A captured GENEVE frame: outer addresses and ports, header, and whose packet it carries.
+
+    ``inner_ports`` are (0, 0) where the inner packet has none.
+    """
 
     source: IPv4Address
     destination: IPv4Address
@@ -44,11 +46,18 @@ class Frame:
     inner_source: IPv4Address
     inner_destination: IPv4Address
     inner_protocol: int
+    inner_ports: tuple[int, int]
 
     @property
     def cookie(self) -> int | None:
         """The flow cookie, AWS's option of type 3; None where there is none."""
         return next((int.from_bytes(option.data, "big") for option in self.options if option.type == 3), None)
+
+    @property
+    def flow(self) -> frozenset[tuple[IPv4Address, int] | int]:
+        """The inner packet's flow, the same for both directions."""
+        ends = zip((self.inner_source, self.inner_destination), self.inner_ports, strict=True)
+        return frozenset([*ends, self.inner_protocol])
 
     @property
     def endpoint(self) -> int | None:
@@ -82,6 +91,7 @@ def parse_frame(frame: bytes) -> Frame | None:
         IPv4Address(inner.src),
         IPv4Address(inner.dst),
         inner.proto,
+        (inner.payload.sport, inner.payload.dport) if inner.proto in (6, 17) else (0, 0),
     )
 
 
@@ -92,7 +102,7 @@ class Tap:
     """
 
     def __init__(self, pid: int, interface: str) -> None:
-        self._socket = _packet_socket(pid)
+        self._socket = in_namespace(pid, lambda: socket.socket(socket.AF_PACKET, socket.SOCK_RAW))
         self._socket.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, CAPTURE_BUFFER)
         self._socket.setsockopt(socket.SOL_SOCKET, SO_TIMESTAMPNS, 1)
         self._socket.bind((interface, ETH_P_ALL))
@@ -108,7 +118,12 @@ class Tap:
                 frames.append((seconds + nanoseconds / 1e9, data))
         return frames
 
-    def close(self) -> None:
+    def __enter__(self) -> Tap:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self._socket.close()
 
 
@@ -121,17 +136,3 @@ def pcap(frames: Sequence[tuple[float, bytes]]) -> bytes:
         length = max(len(frame), 14 + int.from_bytes(frame[16:18], "big"))
         records += [struct.pack("<IIII", int(seconds), int(fraction * 1e6), len(frame), length), frame]
     return b"".join(records)
-
-
-def _packet_socket(pid: int) -> socket.socket:
-    """Return a packet socket of the network namespace of process *pid*: a thread enters it, makes one and ends."""
-
-    def make() -> socket.socket:
-        libc = ctypes.CDLL(None, use_errno=True)
-        with open(f"/proc/{pid}/ns/net", "rb") as namespace:
-            if libc.setns(namespace.fileno(), CLONE_NEWNET):
-                raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
-        return socket.socket(socket.AF_PACKET, socket.SOCK_RAW)
-
-    with ThreadPoolExecutor(1) as thread:
-        return thread.submit(make).result()

@@ -7,6 +7,7 @@ holds the address that it saw the client come from.
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import dataclass
 from ipaddress import IPv4Address
 from typing import Any
@@ -26,9 +27,10 @@ class Throughput:
     """One iperf3 test.
 
     ``bits_per_second`` is what the receiver got, in bits of payload per second. ``retransmissions`` are the sender's
-    TCP segments (None for UDP). ``lost_packets``, ``packets`` and ``jitter`` (seconds) are the receiver's, for UDP.
-    ``intervals`` are (seconds since the start, bits per second), one for each second. ``peer`` is the client's
-    address as the server saw it. ``client_report`` and ``server_report`` are iperf3's JSON as it came.
+    TCP segments, of about ``segments`` in all (None for UDP). ``lost_packets``, ``packets`` and ``jitter`` (seconds)
+    are the receiver's, for UDP. ``intervals`` are (seconds since the start, bits per second), one for each second.
+    ``peer`` is the client's address as the server saw it. ``client_report`` and ``server_report`` are iperf3's JSON
+    as it came.
     """
 
     protocol: str
@@ -36,6 +38,7 @@ class Throughput:
     seconds: float
     bits_per_second: float
     retransmissions: int | None
+    segments: int | None
     packets: int | None
     lost_packets: int | None
     jitter: float | None
@@ -44,6 +47,11 @@ class Throughput:
     peer: IPv4Address
     client_report: str
     server_report: str
+
+    @property
+    def retransmission_ratio(self) -> float:
+        """The share of TCP segments that were sent again; 0 for UDP."""
+        return (self.retransmissions or 0) / (self.segments or 1)
 
 
 def measure(
@@ -113,6 +121,7 @@ def parse(client_report: str, server_report: str, title: str = "iperf3") -> Thro
             seconds=float(received["seconds"]),
             bits_per_second=rate,
             retransmissions=None if udp else int(end["sum_sent"]["retransmits"]),
+            segments=None if udp else math.ceil(end["sum_sent"]["bytes"] / client["start"]["tcp_mss_default"]),
             packets=int(loss["packets"]) if udp else None,
             lost_packets=int(loss["lost_packets"]) if udp else None,
             jitter=loss["jitter_ms"] / 1000 if udp else None,
