@@ -20,7 +20,7 @@ from testbed.probes import connections, iperf3
 from testbed.progress import Narrator
 from testbed.results import Measurement, Results
 from topologies.model import Topology
-from topologies.without_inspection import without_inspection
+from topologies.bypass import without_inspection
 
 #: The flows of every variant: from spoke 1 to spoke 2, over the Transit Gateway.
 CLIENT, SERVER = "web1", "app2"

@@ -11,7 +11,8 @@ from firewall_vnf.control import Control
 
 from testbed.controller import last_line
 from testbed.nodes import Host
-from topologies.model import Topology, resource_id
+from topologies.ids import endpoint_ids
+from topologies.model import Topology
 
 #: How long a firewall may take to flush its logs when it is told to end, in seconds.
 GRACE = 2.0
@@ -22,11 +23,12 @@ def firewall_configuration(topology: Topology, name: str, directory: Path) -> di
     gwlb = next(gwlb for gwlb in topology.gateway_load_balancers.values() if name in gwlb.appliances)
     firewalls = topology.firewalls
     assert firewalls is not None
+    ids = endpoint_ids(topology)
     return {
         "name": name,
         "interface": "eth0",
         "address": str(gwlb.appliances[name].address),
-        "zones": {resource_id("vpce", topology.name, endpoint): zone for endpoint, zone in firewalls.zones.items()},
+        "zones": {ids[endpoint]: zone for endpoint, zone in firewalls.zones.items()},
         "policy": firewalls.policy,
         "log_directory": str(directory / name),
         "control": str(directory / f"{name}.sock"),
