@@ -1,0 +1,133 @@
+"""The firewall's process: ``python -m firewall_vnf --config FILE``.
+
+``--turnaround --interface NAME`` runs the bare appliance instead, which inspects nothing. SIGTERM and SIGINT
+end it after the logs are written, SIGHUP loads the policy again. Exit codes: 0, 2 for a wrong configuration
+or policy, 3 if the machine cannot (no root, port in use); the one line on standard error says why.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import gc
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+from firewall_vnf.adapter import AdapterError, DataInterface, Loop, Turnaround
+from firewall_vnf.config import Config, ConfigError, load_config
+from firewall_vnf.control import ControlError
+from firewall_vnf.control_server import ControlServer
+from firewall_vnf.engine import Engine
+from firewall_vnf.health import HealthError, HealthPort
+from firewall_vnf.inspection import InspectionError, load_inspections
+from firewall_vnf.log import Log, LogError, LogWriter
+from firewall_vnf.policy import Policy, PolicyError
+
+
+class Firewall:
+    """All parts of a running firewall. Raises the parts' errors, each one line."""
+
+    def __init__(self, config: Config) -> None:
+        self._config = config
+        epoch = time.time() - time.monotonic()
+        inspections = load_inspections(config.inspections)
+        policy = Policy.load(config.policy)
+        self._interface = DataInterface(config.interface, config.address)
+        self._writer = LogWriter(config.log_directory)
+        self._log = Log(config.name, self._writer.write, epoch)
+        self._engine = Engine(config, policy, self._log, inspections)
+        info = {
+            "name": config.name,
+            "pid": os.getpid(),
+            "interface": config.interface,
+            "policy": str(config.policy),
+        }
+        self._control = ControlServer(config.control, self._engine, epoch, self._counters, self._reload, info)
+        self.loop = Loop(self._interface, self._engine, self._control)
+        self._health = HealthPort(
+            config.health_port, lambda: time.monotonic() - self.loop.heartbeat, config.health_limit
+        )
+        self._log.system("general", "informational", f"firewall {config.name} started", time.monotonic())
+        for warning in policy.warnings:
+            self._log.system("policy-warning", "low", warning, time.monotonic())
+
+    def close(self) -> None:
+        """End all sessions, write the logs."""
+        now = time.monotonic()
+        self._health.close()
+        self._control.close()
+        self._engine.close(now)
+        self._log.system("general", "informational", f"firewall {self._config.name} stopped", now)
+        self._writer.close()
+
+    def hang_up(self, now: float) -> None:
+        """Load the policy again; if it is wrong, the system log says why."""
+        with contextlib.suppress(ValueError):
+            self._reload(now)
+
+    def _counters(self) -> dict[str, int]:
+        return self._engine.counters | {
+            "pkt_send_errors": self._interface.send_errors,
+            "pkt_buffer_lost": self._interface.lost(),
+            "log_lost": self._writer.lost,
+        }
+
+    def _reload(self, now: float) -> None:
+        """Load the policy file again. Raises ValueError with the reason; nothing has changed then."""
+        try:
+            policy = Policy.load(self._config.policy)
+        except PolicyError as error:
+            self._log.counters["policy_commit_failed"] += 1
+            self._log.system("policy-commit-failed", "high", f"policy not changed: {error}", now)
+            raise ValueError(str(error)) from error
+        self._engine.commit(policy, now)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run until a signal says otherwise."""
+    parser = argparse.ArgumentParser(prog="python -m firewall_vnf", description="A firewall behind a GWLB.")
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--config", type=Path, metavar="FILE", help="run the firewall that FILE describes")
+    what.add_argument("--turnaround", action="store_true", help="only turn frames around, without inspection")
+    parser.add_argument("--interface", metavar="NAME", help="the data interface, for --turnaround")
+    options = parser.parse_args(arguments)
+    if options.turnaround and not options.interface:
+        parser.error("--turnaround needs --interface NAME")
+    try:
+        if options.turnaround:
+            serve(Loop(DataInterface(options.interface), Turnaround()))
+        else:
+            firewall = Firewall(load_config(options.config))
+            signal.signal(signal.SIGHUP, lambda *_: firewall.loop.soon(firewall.hang_up))
+            serve(firewall.loop)
+            firewall.close()
+    except (ConfigError, InspectionError, PolicyError) as error:
+        fail(error, 2)
+    except (AdapterError, ControlError, HealthError, LogError) as error:
+        fail(error, 3)
+
+
+def serve(loop: Loop) -> None:
+    """Run *loop* until SIGTERM or SIGINT."""
+
+    def end(*_: object) -> None:
+        loop.running = False
+
+    signal.signal(signal.SIGTERM, end)
+    signal.signal(signal.SIGINT, end)
+    # A collection would stop the data path for as long as it takes to visit all sessions, and would find
+    # nothing: packets and sessions make no reference cycles.
+    gc.disable()
+    loop.run()
+
+
+def fail(error: Exception, code: int) -> None:
+    print(f"firewall_vnf: {error}", file=sys.stderr)
+    raise SystemExit(code)
+
+
+if __name__ == "__main__":
+    main()

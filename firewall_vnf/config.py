@@ -1,0 +1,102 @@
+"""The configuration file of a firewall: YAML, checked by pydantic; every error is one line.
+
+::
+
+    name: fw1
+    interface: eth0
+    zones: {vpce-0123456789abcdef0: transit}
+    policy: policy.yaml              # relative to this file
+    log_directory: /var/log/fw1
+    control: /run/fw1.sock
+    health_port: 80
+
+Nothing else is needed; :class:`Config` has the defaults.
+"""
+
+from __future__ import annotations
+
+from ipaddress import IPv4Address
+from pathlib import Path
+from typing import Annotated, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+
+from firewall_vnf.session import Timers
+
+EndpointId = Annotated[str, StringConstraints(pattern=r"^vpce-0[0-9a-f]{16}$")]
+
+
+class ConfigError(Exception):
+    """One line: file, place, what is wrong."""
+
+
+class EngineConfig(BaseModel):
+    """What the engine needs to know. Defaults are PAN-OS's.
+
+    ``zones`` maps GWLB endpoints to zones, as the VM-Series associates endpoints with sub-interfaces; all
+    others are in ``default_zone``. ``ipv6`` and ``fragments`` say what happens to packets that are not
+    inspected: ``pass`` lets them around the firewall. (PAN-OS reassembles fragments; a GWLB does not carry
+    them: AWS GWLB guide.) ``icmp_unreachable`` answers the client of a refused session that gets no RST with
+    ICMP type 3 code 13, unless the action is a plain deny: PAN-OS's "Send ICMP Unreachable", there a rule's
+    setting.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    zones: dict[EndpointId, str] = {}
+    default_zone: str = "gwlb"
+    max_sessions: int = Field(default=250_000, ge=1)
+    timers: Timers = Timers()
+    tcp_reject_non_syn: bool = True
+    ipv6: Literal["pass", "drop"] = "drop"
+    fragments: Literal["pass", "drop"] = "drop"
+    icmp_unreachable: bool = False
+
+
+class Config(EngineConfig):
+    """The whole file. ``address`` (optional) restricts what is accepted to frames for it.
+
+    ``health_limit`` is the age in seconds of the data path's heartbeat from which the health port says
+    unhealthy.
+    """
+
+    name: str
+    interface: str
+    address: IPv4Address | None = None
+    policy: Path
+    log_directory: Path
+    control: Path
+    health_port: int = Field(default=80, ge=1, le=65535)
+    health_limit: float = Field(default=2.0, gt=0)
+    inspections: tuple[str, ...] = ()
+
+
+def load_config(path: Path) -> Config:
+    """Read the file. Relative paths in it are relative to its directory. Raises :class:`ConfigError`."""
+    try:
+        document = yaml.safe_load(path.read_bytes())
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror}") from error
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path}: not YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(document, dict):
+        raise ConfigError(f"{path}: expected a mapping of settings, such as 'name: fw1'")
+    try:
+        config = Config.model_validate(document)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(str(part) for part in first["loc"] if part != "[key]")
+        if first["type"] == "extra_forbidden":
+            message = f"unknown setting; known are {', '.join(sorted(Config.model_fields))}"
+        elif first["type"] == "missing":
+            message = "missing; every firewall needs it"
+        elif first["type"] == "string_pattern_mismatch":
+            message = f"{first['input']!r} is no endpoint id; write vpce-0 and 16 more hex digits"
+        else:
+            message = f"{first['msg'][0].lower()}{first['msg'][1:]}, not {first['input']!r}"
+        raise ConfigError(f"{path}: {place}: {message}") from error
+    base = path.parent
+    return config.model_copy(
+        update={field: base / getattr(config, field) for field in ("policy", "log_directory", "control")}
+    )

@@ -1,0 +1,207 @@
+"""The server of the control socket (:mod:`firewall_vnf.control` has the protocol and the client).
+
+It works in turns between packets, in the data path's own thread: it never waits, and one turn looks at no
+more than :data:`TURN` sessions, so that the listing of a full table does not hold packets up.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import select
+import socket
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from ipaddress import IPv4Address
+from pathlib import Path
+from typing import Any
+
+from firewall_vnf.control import COMMANDS, FILTERS, Control, ControlError
+from firewall_vnf.engine import Engine
+from firewall_vnf.session import PROTOCOLS, Session
+
+#: Sessions looked at in one turn.
+TURN = 256
+#: A longer request is refused, in bytes.
+LONGEST_REQUEST = 65536
+#: Answer that may wait for its reader, in bytes, before more of it is made.
+ENOUGH = 262144
+
+
+def describe(session: Session, now: float, epoch: float) -> dict[str, Any]:
+    """Return what is known about a session. Times in seconds, ``start_time`` since 1970; bytes are of IP packets."""
+    return {
+        "id": session.id,
+        "application": session.application,
+        "state": session.state.value,
+        "source": str(IPv4Address(session.source)),
+        "source_port": session.source_port,
+        "destination": str(IPv4Address(session.destination)),
+        "destination_port": session.destination_port,
+        "protocol": PROTOCOLS.get(session.protocol, str(session.protocol)),
+        "zone": session.zone,
+        "endpoint": session.endpoint.name,
+        "rule": session.rule.name,
+        "start_time": session.start + epoch,
+        "timeout": session.timeout,
+        "time_to_live": max(0, round(session.last + session.timeout - now)),
+        "packets_sent": session.packets_sent,
+        "packets_received": session.packets_received,
+        "bytes_sent": session.bytes_sent,
+        "bytes_received": session.bytes_received,
+        "logged_at_end": session.rule.log_end,
+        "layer7": not session.identified or bool(session.inspections),
+        "detail": session.detail,
+        "end_reason": session.end_reason.value if session.end_reason else "unknown",
+    }
+
+
+class ControlServer:
+    """Answers requests on *path* about *engine*: a service of :class:`firewall_vnf.adapter.Loop`.
+
+    *epoch* is the wall time at 0 of the engine's clock. *counters* returns all counters. *reload* loads the
+    policy; it raises ValueError with the reason why not. *info* is added to the answer of ``info``. Raises
+    :class:`ControlError` if the socket cannot be made.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        engine: Engine,
+        epoch: float,
+        counters: Callable[[], dict[str, int]],
+        reload: Callable[[float], None],
+        info: Mapping[str, Any],
+    ) -> None:
+        self._path, self._engine, self._epoch = path, engine, epoch
+        self._counters, self._reload, self._info = counters, reload, info
+        self._clients: dict[int, _Client] = {}
+        if path.is_socket():
+            if Control(path).answers():
+                raise ControlError(f"control socket {path}: a firewall answers there already; stop it")
+            path.unlink()
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        mask = os.umask(0o177)
+        try:
+            self._socket.bind(os.fspath(path))
+            self._socket.listen()
+        except OSError as error:
+            raise ControlError(f"control socket {path}: {error.strerror or error}") from error
+        finally:
+            os.umask(mask)
+        self._socket.setblocking(False)
+
+    def register(self, poll: select.poll) -> None:
+        self._poll = poll
+        poll.register(self._socket, select.POLLIN)
+
+    def serve(self, descriptors: Sequence[int], now: float) -> None:
+        """Take a turn for each of the ready *descriptors* that is ours."""
+        for descriptor in descriptors:
+            if descriptor == self._socket.fileno():
+                self._accept()
+            elif descriptor in self._clients:
+                client = self._clients[descriptor]
+                try:
+                    self._turn(client, now)
+                except OSError:  # the reader went away
+                    self._close(client)
+
+    def close(self) -> None:
+        for client in list(self._clients.values()):
+            self._close(client)
+        self._socket.close()
+        self._path.unlink(missing_ok=True)
+
+    def _accept(self) -> None:
+        with contextlib.suppress(OSError):
+            connection, _ = self._socket.accept()
+            connection.setblocking(False)
+            self._clients[connection.fileno()] = _Client(connection)
+            self._poll.register(connection, select.POLLIN)
+
+    def _turn(self, client: _Client, now: float) -> None:
+        if client.answer is None:
+            data = client.socket.recv(LONGEST_REQUEST)
+            client.received += data
+            if not data or len(client.received) > LONGEST_REQUEST:
+                self._close(client)
+                return
+        elif client.unsent:
+            with contextlib.suppress(BlockingIOError):
+                del client.unsent[: client.socket.send(client.unsent[:ENOUGH])]
+        if client.answer is None and b"\n" in client.received:
+            line, client.received = client.received.split(b"\n", 1)
+            client.answer = self._answer(line, now)
+            self._poll.modify(client.socket, select.POLLOUT)  # no other request before this one is answered
+        if client.answer is not None and client.finish_turn():
+            client.answer = None
+            self._poll.modify(client.socket, select.POLLIN)
+
+    def _close(self, client: _Client) -> None:
+        del self._clients[client.socket.fileno()]
+        self._poll.unregister(client.socket)
+        client.socket.close()
+
+    def _answer(self, line: bytes, now: float) -> Iterator[str]:
+        """The answer, piece by piece; each step is a session looked at, some of them give no text."""
+        try:
+            request = json.loads(line)
+            if not isinstance(request, dict):
+                raise ValueError('a request is a JSON object, such as {"command": "info"}')
+            yield from self._run(request.pop("command", None), request, now)
+        except (ValueError, RecursionError) as error:
+            yield json.dumps({"error": str(error)})
+        yield "\n"
+
+    def _run(self, command: object, request: dict[str, Any], now: float) -> Iterator[str]:
+        limit = request.pop("limit", None)
+        unknown = sorted(set(request) - set(FILTERS))
+        if unknown:
+            raise ValueError(f"unknown filter {unknown[0]!r}; known are {', '.join(FILTERS)}")
+        if command == "info":
+            table = self._engine.table
+            yield json.dumps(dict(self._info) | {"sessions": table.count, "capacity": table.capacity})
+        elif command == "counters":
+            yield json.dumps({"counters": self._counters()})
+        elif command == "reload":
+            self._reload(now)
+            yield json.dumps({"reloaded": True})
+        elif command in ("sessions", "clear"):
+            yield '{"sessions": ['
+            count = 0
+            for session in self._engine.table:
+                if count == limit:
+                    break
+                description = describe(session, now, self._epoch)
+                if any(str(description[name]).lower() != str(value).lower() for name, value in request.items()):
+                    yield ""
+                    continue
+                yield ("," if count else "") + json.dumps(description)
+                count += 1
+                if command == "clear":
+                    self._engine.clear(session, now)
+            yield "]}"
+        else:
+            raise ValueError(f"unknown command {command!r}; known are {', '.join(COMMANDS)}")
+
+
+class _Client:
+    """A connection: what it sent, and the answer that it is being given."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        self.socket = connection
+        self.received = b""
+        self.answer: Iterator[str] | None = None
+        self.unsent = bytearray()
+
+    def finish_turn(self) -> bool:
+        """Make some of the answer. True when there is no more of it and all is sent."""
+        steps = 0
+        while self.answer is not None and steps < TURN and len(self.unsent) < ENOUGH:
+            piece = next(self.answer, None)
+            if piece is None:
+                return not self.unsent
+            self.unsent += piece.encode()
+            steps += 1
+        return False

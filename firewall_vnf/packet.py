@@ -1,0 +1,183 @@
+"""The inner packet: IPv4 with TCP, UDP or ICMP, from hostile bytes.
+
+:func:`parse_hostile_packet` reads only between the offsets that it is given, and raises
+:class:`~firewall_vnf.geneve.Malformed` and nothing else. It also makes the keys by which sessions are found:
+
+=========  =============================================================================
+TCP        source, destination, source port, destination port: 12 bytes as in the packet
+UDP        the same and the protocol's number: 13 bytes
+ICMP       source, destination, identifier, type, 0, protocol; the way back has the type of the reply
+other      source, destination, 0, protocol
+=========  =============================================================================
+
+Inner checksums are not verified. PAN-OS verifies them, in hardware; here it would cost more than all the rest
+together, and the receiving host verifies them anyway: what a wrong one could get past the firewall, the host
+throws away. Bytes behind the inner packet's total length (padding) are ignored, and leave as they came.
+"""
+
+from __future__ import annotations
+
+import struct
+
+from firewall_vnf.geneve import Malformed
+
+ICMP, TCP, UDP = 1, 6, 17
+FIN, SYN, RST, PSH, ACK = 0x01, 0x02, 0x04, 0x08, 0x10
+
+#: ICMP types of requests to the types of their replies, and back (RFC 792, RFC 950).
+ICMP_REPLIES = {8: 0, 13: 14, 15: 16, 17: 18}
+ICMP_REQUESTS = {reply: request for request, reply in ICMP_REPLIES.items()}
+ICMP_ERRORS = frozenset((3, 4, 5, 11, 12))
+
+_IPV4 = struct.Struct("!BxH2xHxB2x8s")
+_TCP = struct.Struct("!HHIIHH4x")
+_UDP = struct.Struct("!HHH2x")
+_ICMP = struct.Struct("!BBxxHH")
+
+
+class Packet:
+    """An inner packet, as far as the engine looks at it.
+
+    ``start`` (IPv4 header), ``transport``, ``payload`` and ``end`` are offsets into the frame. ``key`` is the
+    packet's session key, ``reverse`` that of an answer to it. ``sequence`` to ``window`` are set for TCP
+    only, ``icmp_type`` for ICMP only; ``quoted`` is the key of the packet that an ICMP error quotes.
+    ``fragment`` is true for a fragment, of which nothing behind the IPv4 header was parsed.
+    """
+
+    __slots__ = (
+        "acknowledgement",
+        "destination_port",
+        "end",
+        "flags",
+        "fragment",
+        "icmp_type",
+        "key",
+        "payload",
+        "protocol",
+        "quoted",
+        "reverse",
+        "sequence",
+        "source_port",
+        "start",
+        "transport",
+        "window",
+    )
+
+    def __init__(self, protocol: int, start: int, transport: int, end: int) -> None:
+        self.protocol = protocol
+        self.start = start
+        self.transport = self.payload = transport
+        self.end = end
+        self.source_port = self.destination_port = 0
+        self.sequence = self.acknowledgement = self.flags = self.window = 0
+        self.icmp_type = -1
+        self.key = self.reverse = b""
+        self.quoted: bytes | None = None
+        self.fragment = False
+
+
+def parse_hostile_packet(frame: bytearray, start: int, end: int) -> Packet:
+    """Parse the IPv4 packet in ``frame[start:end]``. Raises :class:`Malformed`, nothing else."""
+    if end - start < 20:
+        raise Malformed("flow_parse_ip")
+    version, total, fragment, protocol, addresses = _IPV4.unpack_from(frame, start)
+    header = (version & 0x0F) * 4
+    if version >> 4 != 4 or header < 20 or total < header or total > end - start or fragment & 0x8000:
+        raise Malformed("flow_parse_ip")
+    packet = Packet(protocol, start, start + header, start + total)
+    if fragment & 0x3FFF:
+        packet.fragment = True
+        return packet
+    if protocol == TCP:
+        _parse_tcp(frame, packet, addresses)
+    elif protocol == UDP:
+        _parse_udp(frame, packet, addresses)
+    elif protocol == ICMP:
+        _parse_icmp(frame, packet, addresses)
+    else:
+        suffix = bytes((0, 0, 0, 0, protocol))
+        packet.key = addresses + suffix
+        packet.reverse = addresses[4:] + addresses[:4] + suffix
+    if packet.key == packet.reverse:
+        raise Malformed("flow_land")
+    return packet
+
+
+def _parse_tcp(frame: bytearray, packet: Packet, addresses: bytes) -> None:
+    transport = packet.transport
+    if packet.end - transport < 20:
+        raise Malformed("flow_parse_l4_tcp")
+    source, destination, packet.sequence, packet.acknowledgement, offset_flags, packet.window = _TCP.unpack_from(
+        frame, transport
+    )
+    packet.payload = transport + (offset_flags >> 12) * 4
+    if packet.payload < transport + 20 or packet.payload > packet.end:
+        raise Malformed("flow_parse_l4_tcp")
+    flags = packet.flags = offset_flags & 0x3F
+    if not flags & (SYN | RST | ACK) or bin(flags & (SYN | FIN | RST)).count("1") > 1:
+        raise Malformed("flow_parse_l4_tcpflags")
+    _set_ports(frame, packet, addresses, source, destination, b"")
+
+
+def _parse_udp(frame: bytearray, packet: Packet, addresses: bytes) -> None:
+    transport = packet.transport
+    if packet.end - transport < 8:
+        raise Malformed("flow_parse_l4_udp")
+    source, destination, length = _UDP.unpack_from(frame, transport)
+    if length < 8 or length > packet.end - transport:
+        raise Malformed("flow_parse_l4_udp")
+    packet.payload = transport + 8
+    _set_ports(frame, packet, addresses, source, destination, b"\x11")
+
+
+def _set_ports(
+    frame: bytearray, packet: Packet, addresses: bytes, source: int, destination: int, suffix: bytes
+) -> None:
+    if not source or not destination:
+        raise Malformed("flow_parse_l4_port")
+    packet.source_port, packet.destination_port = source, destination
+    ports = bytes(frame[packet.transport : packet.transport + 4])
+    packet.key = addresses + ports + suffix
+    packet.reverse = addresses[4:] + addresses[:4] + ports[2:] + ports[:2] + suffix
+
+
+def _parse_icmp(frame: bytearray, packet: Packet, addresses: bytes) -> None:
+    transport = packet.transport
+    if packet.end - transport < 8:
+        raise Malformed("flow_parse_l4_icmp")
+    packet.icmp_type, _, identifier, _ = _ICMP.unpack_from(frame, transport)
+    packet.payload = transport + 8
+    packet.key, packet.reverse = _icmp_keys(addresses, packet.icmp_type, identifier)
+    if packet.icmp_type in ICMP_ERRORS:
+        packet.quoted = _parse_quoted(frame, packet.payload, packet.end)
+        if packet.quoted[:4] != addresses[4:]:  # an error goes to the sender of what it quotes
+            raise Malformed("flow_parse_l4_icmp")
+    elif packet.icmp_type in ICMP_REPLIES or packet.icmp_type in ICMP_REQUESTS:
+        packet.source_port = identifier
+
+
+def _icmp_keys(addresses: bytes, icmp_type: int, identifier: int) -> tuple[bytes, bytes]:
+    answer = ICMP_REPLIES.get(icmp_type, ICMP_REQUESTS.get(icmp_type))
+    if answer is None:  # no dialogue: one key for each type
+        identifier, answer = 0, icmp_type
+    return (
+        addresses + struct.pack("!HBBB", identifier, icmp_type, 0, ICMP),
+        addresses[4:] + addresses[:4] + struct.pack("!HBBB", identifier, answer, 0, ICMP),
+    )
+
+
+def _parse_quoted(frame: bytearray, start: int, end: int) -> bytes:
+    """Return the key of the packet that an ICMP error quotes: its IPv4 header and at least 8 bytes more (RFC 792)."""
+    if end - start < 28:
+        raise Malformed("flow_parse_l4_icmp")
+    version, _, fragment, protocol, addresses = _IPV4.unpack_from(frame, start)
+    transport = start + (version & 0x0F) * 4
+    if version >> 4 != 4 or transport < start + 20 or transport + 8 > end or fragment & 0x1FFF:
+        raise Malformed("flow_parse_l4_icmp")
+    ports = bytes(frame[transport : transport + 4])
+    if protocol == TCP:
+        return bytes(addresses + ports)
+    if protocol == ICMP:
+        icmp_type, _, identifier, _ = _ICMP.unpack_from(frame, transport)
+        return _icmp_keys(addresses, icmp_type, identifier)[0]
+    return bytes(addresses + (ports if protocol == UDP else b"\0\0\0\0") + bytes((protocol,)))
