@@ -41,20 +41,13 @@ def resource_ids(topology: Topology) -> dict[tuple[str, ...], str]:
 
     A place is a path of keys: ``("vpcs", "spoke1", "subnets", "app-a")``, ``("vpcs", "spoke1", "internet_gateway")``.
     """
-    places = {("vpcs", name): "vpc" for name in topology.vpcs}
-    places |= {("transit_gateways", name): "tgw" for name in topology.transit_gateways}
-    gateways = {
-        ("vpcs", name, "internet_gateway"): "igw" for name, vpc in topology.vpcs.items() if vpc.internet_gateway
-    }
-    parts = {
-        (kind, name, part, resource): prefix
-        for (kind, part), prefix in PREFIXES.items()
-        for name, owner in getattr(topology, kind).items()
-        for resource in getattr(owner, part)
-    }
-    ids = {
-        place: resource_id(prefix, topology.name, *place) for place, prefix in {**places, **gateways, **parts}.items()
-    }
+    kinds: dict[tuple[str, ...], str] = {("vpcs", name): "vpc" for name in topology.vpcs}
+    kinds |= {("vpcs", name, "internet_gateway"): "igw" for name, vpc in topology.vpcs.items() if vpc.internet_gateway}
+    kinds |= {("transit_gateways", name): "tgw" for name in topology.transit_gateways}
+    for (owners, part), prefix in PREFIXES.items():
+        for name, owner in getattr(topology, owners).items():
+            kinds |= {(owners, name, part, resource): prefix for resource in getattr(owner, part)}
+    ids = {place: resource_id(prefix, topology.name, *place) for place, prefix in kinds.items()}
     endpoints = endpoint_ids(topology)
     for name, vpc in topology.vpcs.items():
         ids |= {("vpcs", name, "endpoints", endpoint): endpoints[endpoint] for endpoint in vpc.endpoints}
