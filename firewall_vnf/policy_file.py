@@ -43,7 +43,8 @@ class PolicyError(Exception):
         super().__init__("\n".join(self.problems))
 
 
-Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z][A-Za-z0-9._ -]{0,62}$")]
+NAME = r"^[A-Za-z][A-Za-z0-9._ -]{0,62}$"
+Name = Annotated[str, StringConstraints(pattern=NAME)]
 
 
 def _one_or_many(value: object) -> object:
@@ -120,6 +121,8 @@ class _UniqueKeyLoader(yaml.SafeLoader):
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         seen = set()
         for key_node, _ in node.value:
+            if not isinstance(key_node, yaml.ScalarNode):
+                continue
             key = key_node.value
             if key in seen:
                 raise yaml.constructor.ConstructorError(
@@ -148,6 +151,8 @@ def parse_policy(text: str, name: str) -> PolicyForm:
         raise PolicyError([f"{name}{line}: not valid YAML: {error.problem}"]) from error
     except yaml.YAMLError as error:
         raise PolicyError([f"{name}: not valid YAML: {' '.join(str(error).split())}"]) from error
+    except RecursionError as error:
+        raise PolicyError([f"{name}: nested too deeply; a policy needs four levels"]) from error
     if not isinstance(data, dict):
         raise PolicyError([f"{name}: not a policy: write sections such as zones: and rules:"])
     try:

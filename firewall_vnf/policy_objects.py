@@ -5,13 +5,14 @@ All problems of a file are collected, so that it is put right in one go.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network
 from typing import Generic, TypeVar
 
 from firewall_vnf.applications import APPLICATIONS, TCP, UDP
-from firewall_vnf.policy_file import ANY, APPLICATION_DEFAULT, PolicyError, PolicyForm, suggestion
+from firewall_vnf.policy_file import ANY, APPLICATION_DEFAULT, NAME, PolicyError, PolicyForm, suggestion
 from firewall_vnf.ranges import ADDRESSES, PORTS, Ranges, complement, union
 
 #: Stands for all IP protocols without an identification of their own.
@@ -37,10 +38,11 @@ class Selector:
 
 
 class Objects(Generic[Value]):
-    """Objects of one kind, and groups of them; ``parse`` turns an object's text into its value.
+    """Objects of one kind, and groups of them.
 
-    ``parse`` returns None for a text that can only be a name, and raises ValueError with what is wrong and what to do.
-    An object that is wrong is reported once, in ``problems``, and counts as empty from there on.
+    ``parse`` turns an object's text into its value. It returns None where only names of objects are possible, and
+    raises ValueError with what is wrong and what to do. An object that is wrong is reported once, in ``problems``,
+    and counts as empty from there on.
     """
 
     def __init__(
@@ -90,7 +92,9 @@ class Objects(Generic[Value]):
         self._values.setdefault(name, values)
 
     def _member(self, name: str, place: str) -> list[Value]:
-        return self._values[name] if name in self._values else self._literal(name, place)
+        if name in self._values:
+            return self._values[name]
+        return self._unknown(name, place) if re.match(NAME, name) else self._literal(name, place)
 
     def _literal(self, text: str, place: str) -> list[Value]:
         try:
@@ -98,45 +102,45 @@ class Objects(Generic[Value]):
         except ValueError as error:
             self._problems.append(f"{place}: {error}")
             return []
-        if value is None:
-            self._problems.append(f"{place}: unknown {self._kind} {text!r}{suggestion(text, self._known)}")
-            return []
-        return [value]
+        return self._unknown(text, place) if value is None else [value]
+
+    def _unknown(self, name: str, place: str) -> list[Value]:
+        self._problems.append(f"{place}: unknown {self._kind} {name!r}{suggestion(name, self._known)}")
+        return []
 
 
-def _address(text: str) -> Ranges | None:
-    if not text[:1].isdigit():
-        return None
+def _address(text: str) -> Ranges:
     first, dash, last = text.partition("-")
     try:
         if dash:
             low, high = int(IPv4Address(first.strip())), int(IPv4Address(last.strip()))
         else:
             network = IPv4Network(text, strict=False)
-            low, high = int(network.network_address), int(network.broadcast_address)
+            low, high = int(network[0]), int(network[-1])
     except ValueError:
         raise ValueError(f"{text!r} is no address; write 10.0.0.1, 10.0.0.0/24 or 10.0.0.1-10.0.0.9") from None
-    if dash and low > high:
+    if low > high:
         raise ValueError(f"{text!r} ends before it begins; swap the two addresses")
-    if not dash and "/" in text and int(IPv4Address(text.partition("/")[0])) != low:
+    if not dash and not text.startswith(f"{network[0]}"):
         raise ValueError(f"{text!r} has host bits set; did you mean {str(network)!r}?")
     return ((low, high),)
 
 
-def _service(text: str) -> Service | None:
-    if "/" not in text:
-        return None
-    protocol, _, ports = text.partition("/")
+_SERVICE = re.compile(r"(tcp|udp)/(\d{1,5}(-\d{1,5})?(,\d{1,5}(-\d{1,5})?)*)", re.ASCII)
+
+
+def _service(text: str) -> Service:
+    form = _SERVICE.fullmatch(text.replace(" ", ""))
+    if not form:
+        raise ValueError(f"{text!r} is no service; write tcp/80, udp/53,123 or tcp/8000-8100")
     ranges = []
-    for part in ports.split(","):
+    for part in form[2].split(","):
         first, _, last = part.partition("-")
-        if protocol not in ("tcp", "udp") or not first.strip().isdecimal() or not (last or first).strip().isdecimal():
-            raise ValueError(f"{text!r} is no service; write tcp/80, udp/53,123 or tcp/8000-8100")
         low, high = int(first), int(last or first)
         if not 0 < low <= high <= 65535:
             raise ValueError(f"{text!r}: ports are 1 to 65535, the lower one first")
         ranges.append((low, high))
-    return (TCP if protocol == "tcp" else UDP), union(ranges)
+    return (TCP if form[1] == "tcp" else UDP), union(ranges)
 
 
 def resolve_rules(form: PolicyForm, file: str) -> list[Selector]:
@@ -162,10 +166,13 @@ def resolve_rules(form: PolicyForm, file: str) -> list[Selector]:
         ranges = union(pair for value in found for pair in value)
         return complement(ranges, ADDRESSES) if negate else ranges
 
-    selectors, seen = [], set(DEFAULT_RULES)
+    selectors: list[Selector] = []
+    seen: set[str] = set()
     for rule in form.rules:
         place = f"rule {rule.name!r}"
-        if rule.name in seen:
+        if rule.name in DEFAULT_RULES:
+            problems.append(f"{place}, name: it is a default rule's, to be set under defaults; rename this one")
+        elif rule.name in seen:
             problems.append(f"{place}, name: there is a rule of this name before; rename one")
         seen.add(rule.name)
         found = applications.resolve(rule.application, f"{place}, application")

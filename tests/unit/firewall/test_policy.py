@@ -167,9 +167,7 @@ def test_a_rule_warned_about_never_decides(file: dict[str, Any]) -> None:
         for protocol, port in ((TCP, 22), (TCP, 5201), (UDP, 53), (ICMP, 0), (GRE, 0)):
             for source in range(address("10.0.0.1"), address("10.0.0.7")):
                 for application in carried(protocol):
-                    rule = policy.match(
-                        zone_from, "a", source, address("10.0.0.2"), protocol, 1, port, application
-                    )
+                    rule = policy.match(zone_from, "a", source, address("10.0.0.2"), protocol, 1, port, application)
                     assert rule.name not in warned
 
 
@@ -259,7 +257,7 @@ WEB1, APP1, WEB2, APP2 = "10.200.0.20", "10.200.1.52", "10.250.1.20", "10.250.0.
 
 
 @pytest.mark.parametrize(
-    ("policy", "zone", "source", "destination", "application", "protocol", "port", "rule"),
+    ("policy", "zone", "source", "destination", "application", "protocol", "port", "expected"),
     [
         (GWLB, "inbound-spoke1", CLIENT, WEB1, "web-browsing", TCP, 80, "inbound-web"),
         (GWLB, "inbound-spoke1", CLIENT, WEB1, "ssh", TCP, 22, "inbound-services"),
@@ -295,10 +293,17 @@ WEB1, APP1, WEB2, APP2 = "10.200.0.20", "10.200.1.52", "10.250.1.20", "10.250.0.
     ],
 )
 def test_the_policies_that_ship(
-    policy: Policy, zone: str, source: str, destination: str, application: str | None, protocol: int, port: int, rule: str
+    policy: Policy,
+    zone: str,
+    source: str,
+    destination: str,
+    application: str | None,
+    protocol: int,
+    port: int,
+    expected: str,
 ) -> None:
-    found = policy.match(zone, zone, address(source), address(destination), protocol, 40000, port, application)
-    assert found.name == rule
+    rule = policy.match(zone, zone, address(source), address(destination), protocol, 40000, port, application)
+    assert rule.name == expected
 
 
 @pytest.mark.parametrize("policy", [GWLB, SEED])
