@@ -15,22 +15,21 @@ IPV4 = 0x0800
 
 
 def followed_the_model(trip: Trip) -> Check:
-    """Every hop of the model's walk decided for as many packets as arrived, and no decision off the walk for any."""
+    """Every decision of the model's walks was made for exactly the packets that went that way, and no other for any."""
     expected = trip.expected()
-    wrong = [
-        f"{' or '.join(sorted(hop))}: {trip.counted(hop)} packets instead of {packets}"
-        for hop, packets in expected.items()
-        if trip.counted(hop) != packets
+    problems = [
+        f"{decision}: {rise} packets instead of {expected.get(decision, 0)}"
+        for decision, rise in sorted(trip.rises.items())
+        if rise != expected.get(decision, 0)
     ]
-    on_path = frozenset().union(*expected)
-    off = [
-        f"off the path, {decision}: {rise}" for decision, rise in trip.rises.items() if rise and decision not in on_path
-    ]
-    hops = f"{len(trip.forward)} hops there, {len(trip.back)} back; {trip.sent} packets there, {trip.returned} back"
-    held = not wrong and not off and trip.sent > 0 and trip.returned > 0
-    return Check(
-        "each hop of the model's path counted every packet, no other did", held, "; ".join([*wrong, *off, hops])
-    )
+    problems += [f"{decision}: no switch has it" for decision in sorted(expected.keys() - trip.rises.keys())]
+    for walks, back, arrived in ((trip.forward, False, trip.sent), (trip.back, True, trip.returned)):
+        inspected = sum(trip.carried(hops, back) for hops in walks)
+        if inspected != arrived or not arrived:
+            problems.append(f"{inspected} packets on the walk {'back' if back else 'there'}, {arrived} arrived")
+    made = sum(bool(packets) for packets in expected.values())
+    detail = f"{made} decisions, {trip.sent} packets there, {trip.returned} back"
+    return Check("every packet took the model's path, hop by hop", not problems, "; ".join(problems) or detail)
 
 
 def one_firewall_saw_both_directions(trip: Trip) -> Check:

@@ -12,19 +12,23 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address
-from itertools import permutations, zip_longest
+from itertools import permutations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from testbed.results import Table
 from testbed.wire import Frame, Tap, parse_frame, pcap
+from topologies.decision import decision
+from topologies.ids import endpoint_ids, endpoint_number
 from topologies.model import Topology
-from topologies.walk import Hop, hosts, walks
+from topologies.walk import Hop, hosts, inspections, walks
 
 if TYPE_CHECKING:
     from testbed.lab import Lab
     from testbed.nodes import Host
 
+#: The table in which a load balancer's flow meets its firewall (:mod:`topologies.walk`).
+TARGETS = "targets"
 #: Seconds without a new packet after which the hosts count as quiet, and after which they are given up on.
 QUIET, NEVER_QUIET = 0.05, 5.0
 
@@ -56,17 +60,20 @@ class SeenSession:
 class Trip:
     """What happened between *client* and *server* (names) while they were observed.
 
-    ``forward`` and ``back`` are the model's paths: for each hop the decisions that it may be, of which a flow takes
-    one (several where the Transit Gateway chooses a zone by a hash). ``sent`` and ``returned`` are the packets that
-    arrived at the server and at the client. ``rises`` are the packets of each decision that some path of the model
-    takes, ``packet_ins`` those that reached the controller. ``frames`` are the GENEVE frames on each firewall's link
-    that carry packets between the two. ``capture`` is all of that as a capture file.
+    ``forward`` and ``back`` are the model's walks: one for each zone that the Transit Gateway's hash may choose.
+    ``sent`` and ``returned`` are the IP packets that arrived at the server and at the client. ``rises`` are the
+    packets of each decision that some walk of the model makes, ``packet_ins`` those that reached the controller.
+    ``frames`` are the GENEVE frames on each firewall's link that carry packets between the two; ``capture`` is a
+    capture file of those links. ``addresses`` are the hosts' and firewalls', ``endpoints`` their names by the number
+    that GENEVE carries.
     """
 
     client: str
     server: str
-    forward: Sequence[frozenset[str]] = ()
-    back: Sequence[frozenset[str]] = ()
+    addresses: Mapping[str, IPv4Address]
+    endpoints: Mapping[int, str]
+    forward: Sequence[Sequence[Hop]] = ()
+    back: Sequence[Sequence[Hop]] = ()
     sent: int = 0
     returned: int = 0
     rises: Mapping[str, int] = field(default_factory=dict)
@@ -75,27 +82,56 @@ class Trip:
     frames: Mapping[str, Sequence[Frame]] = field(default_factory=dict)
     capture: bytes = b""
 
-    def expected(self) -> dict[frozenset[str], int]:
-        """Return the packets that each hop's decisions must have been made for together, if the model is right."""
-        packets: dict[frozenset[str], int] = {}
-        for path, count in ((self.forward, self.sent), (self.back, self.returned)):
-            for hop in path:
-                packets[hop] = packets.get(hop, 0) + count
-        return packets
+    def inspected(self, source: str, firewall: str, endpoint: str) -> int:
+        """Return the packets from host *source* that went to *firewall* through *endpoint*, as captured on its link."""
+        return sum(
+            frame.inner_source == self.addresses[source]
+            and frame.destination == self.addresses[firewall]
+            and self.endpoints.get(frame.endpoint or 0) == endpoint
+            for frame in self.frames[firewall]
+        )
 
-    def counted(self, hop: frozenset[str]) -> int:
-        """Return the packets that a hop's decisions were made for together."""
-        return sum(self.rises.get(decision, 0) for decision in hop)
+    def carried(self, hops: Sequence[Hop], back: bool) -> int:
+        """Return the packets that took a walk: those inspected at its endpoint, or all where it has none."""
+        through = inspections(list(hops))
+        if not through:
+            return self.returned if back else self.sent
+        source = self.server if back else self.client
+        return sum(self.inspected(source, firewall, through[0]) for firewall in self.frames)
+
+    def expected(self) -> dict[str, int]:
+        """Return the packets that each decision must have been made for, if the model's walks are the packets' way.
+
+        Hashes choose the zone and the firewall: what they chose is in the captures.
+        """
+        expected: dict[str, int] = {}
+        for paths, back in ((self.forward, False), (self.back, True)):
+            for hops in paths:
+                packets = self.carried(hops, back)
+                through = inspections(list(hops))
+                for hop in hops:
+                    if hop.table != TARGETS:
+                        expected[hop.decision] = expected.get(hop.decision, 0) + packets
+                        continue
+                    for firewall in self.frames:
+                        chosen = decision(hop.element, TARGETS, firewall)
+                        inspected = self.inspected(self.server if back else self.client, firewall, through[0])
+                        expected[chosen] = expected.get(chosen, 0) + inspected
+        return expected
 
     def path_table(self, title: str) -> Table:
-        """Return the path, forward and back, with each hop's counter."""
-        expected = self.expected()
+        """Return the walks that packets took, there and back, with what each decision counted."""
         rows = []
-        for direction, path in (("→", self.forward), ("←", self.back)):
-            for number, hop in enumerate(path, start=1):
-                taken = sorted(decision for decision in hop if self.rises.get(decision)) or sorted(hop)
-                rows.append((f"{direction} {number}", " or ".join(taken), str(expected[hop]), str(self.counted(hop))))
-        return Table(title, ("hop", "decision", "packets", "counted"), tuple(rows))
+        expected = self.expected()
+        for arrow, paths, back in (("→", self.forward, False), ("←", self.back, True)):
+            for hops in paths:
+                if not self.carried(hops, back):
+                    continue
+                for number, hop in enumerate(hops, start=1):
+                    taken = [name for name in hop.alternatives if self.rises.get(name)] or [hop.decision]
+                    counts = [f"{self.rises.get(name, 0)} of {expected.get(name, 0)}" for name in taken]
+                    rows.append((f"{arrow} {number}", ", ".join(taken), hop.why, ", ".join(counts)))
+        return Table(title, ("hop", "decision", "why", "packets counted"), tuple(rows))
 
 
 def received(snmp: str) -> int:
@@ -119,22 +155,12 @@ def settle(*hosts: Host) -> list[int]:
     return now
 
 
-def path(topology: Topology, client: str, server: str, reply: bool = False) -> tuple[frozenset[str], ...]:
-    """Return the model's path, of the reply if *reply*: for each hop, the decisions of which a flow takes one."""
-    columns = zip_longest(*walks(topology, client, server, reply))
-    return tuple(frozenset().union(*(decisions(hop) for hop in column if hop)) for column in columns)
-
-
-def decisions(hop: Hop) -> frozenset[str]:
-    """Return the decisions of which a flow takes one at this hop."""
-    return frozenset(hop.alternatives or [hop.decision])
-
-
 def model_decisions(topology: Topology) -> frozenset[str]:
-    """Return the decisions of every path that the model knows, between any two hosts."""
-    names = hosts(topology)
-    found = [path(topology, one, other, reply) for one, other in permutations(names, 2) for reply in (False, True)]
-    return frozenset().union(*(hop for hops in found for hop in hops))
+    """Return the decisions of every walk that the model knows, between any two hosts."""
+    pairs = permutations(hosts(topology), 2)
+    found = (walks(topology, one, other, reply) for one, other in pairs for reply in (False, True))
+    hops = (hop for alternatives in found for hops in alternatives for hop in hops)
+    return frozenset(name for hop in hops for name in (hop.decision, *hop.alternatives))
 
 
 @contextmanager
@@ -144,15 +170,21 @@ def observe(lab: Lab, client: Host, server: Host) -> Iterator[Trip]:
     Nothing else may send in the lab meanwhile. For a short exchange: every frame is captured and taken apart.
     """
     topology = lab.topology
-    trip = Trip(client.name, server.name)
-    trip.forward = path(topology, client.name, server.name)
-    trip.back = path(topology, client.name, server.name, reply=True)
+    trip = Trip(
+        client.name,
+        server.name,
+        addresses={host.name: host.address for host in lab.hosts.values()},
+        endpoints={endpoint_number(number): name for name, number in endpoint_ids(topology).items()},
+        forward=walks(topology, client.name, server.name),
+        back=walks(topology, client.name, server.name, reply=True),
+    )
     known = model_decisions(topology)
     ends = {client.address, server.address}
     with ExitStack() as stack:
-        taps = {}
-        for link in lab.fabric.appliance_links:
-            taps[link.appliance] = stack.enter_context(Tap(lab.host(link.gwlb).pid, link.appliance))
+        taps = {
+            link.appliance: stack.enter_context(Tap(lab.host(link.gwlb).pid, link.appliance))
+            for link in lab.fabric.appliance_links
+        }
         old_sessions = {(session.firewall, session.id) for session in sessions(lab)}
         old_packet_ins, old_counters = packet_ins(lab), lab.flow_counters()
         old_sent, old_returned = settle(server, client)
@@ -162,7 +194,7 @@ def observe(lab: Lab, client: Host, server: Host) -> Iterator[Trip]:
         sent, returned = settle(server, client)
         counters = lab.flow_counters()
         trip.sent, trip.returned = sent - old_sent, returned - old_returned
-        trip.rises = {decision: counters[decision] - old_counters[decision] for decision in known & counters.keys()}
+        trip.rises = {name: counters[name] - old_counters[name] for name in known & counters.keys()}
         trip.packet_ins = packet_ins(lab) - old_packet_ins
         trip.sessions = [
             session
