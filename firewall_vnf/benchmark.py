@@ -31,7 +31,7 @@ rules:
   - {name: web, source: clients, destination: servers, application: [web-browsing, ssl], service: any, action:
   allow}
   - {name: names, application: [dns, ntp], action: allow}
-  - {name: rest, action: deny}
+  - {name: rest, service: any, action: deny}
 """
 ENDPOINT = 0x0123456789ABCDEF
 CLIENT, SERVER = 0x0A000000, 0x0A800001

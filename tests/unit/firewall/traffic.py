@@ -1,0 +1,124 @@
+"""What the engine's tests are made of: an engine whose log is a list, and the two ends of a TCP connection."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from firewall_vnf.benchmark import frame, ipv4, tcp
+from firewall_vnf.config import EngineConfig
+from firewall_vnf.engine import Engine
+from firewall_vnf.inspection import Inspection
+from firewall_vnf.log import Log
+from firewall_vnf.packet import ACK, FIN, ICMP, PSH, RST, SYN, UDP
+from firewall_vnf.policy import Policy
+from firewall_vnf.session import Session
+
+CLIENT, SERVER = 0x0A010001, 0x0A020001
+ENDPOINT = 0x0123456789ABCDEF
+BANNER = b"SSH-2.0-OpenSSH_9.2\r\n"
+REQUEST = b"GET / HTTP/1.1\r\nHost: example.com\r\n\r\n"
+
+ALLOW_ALL = "rules: [{name: all, service: any, log_end: true, action: allow}]"
+
+
+def rules(*lines: str) -> str:
+    """A policy of these rules, each without its braces, and a last one that drops."""
+    return "rules:\n" + "".join(
+        f"  - {{{line}}}\n" for line in (*lines, "name: rest, service: any, action: drop, log_end: true")
+    )
+
+
+class Bench:
+    """An engine with a clock of its own (``now``, seconds) and its log in ``lines``."""
+
+    def __init__(self, policy: str = ALLOW_ALL, *inspections: type[Inspection], **settings: Any) -> None:
+        self.now = 1000.0
+        self.lines: list[tuple[str, dict[str, Any]]] = []
+        log = Log("fw1", lambda name, line: self.lines.append((name, json.loads(line))), 1.7e9)
+        config = EngineConfig(**({"default_zone": "transit"} | settings))
+        self.engine = Engine(config, Policy.parse(policy), log, inspections)
+
+    def send(self, sent: bytearray) -> bool:
+        """Whether the frame comes back; then it must be turned around, and nothing else changed."""
+        received = bytearray(sent)
+        passed = self.engine.process(received, len(received), self.now)
+        turned = sent[6:12] + sent[0:6] + sent[12:26] + sent[30:34] + sent[26:30] + sent[34:]
+        assert received == (turned if passed else sent)
+        return passed
+
+    def wait(self, seconds: float) -> None:
+        self.now += seconds
+        self.engine.expire(self.now)
+
+    @property
+    def session(self) -> Session:
+        [session] = self.engine.table
+        return session
+
+    @property
+    def injected(self) -> list[bytes]:
+        frames, self.engine.outbox = self.engine.outbox, []
+        return frames
+
+    def logged(self, name: str = "traffic") -> list[dict[str, Any]]:
+        return [record for log, record in self.lines if log == name]
+
+    def count(self, name: str) -> int:
+        return self.engine.counters[name]
+
+
+class Connection:
+    """A TCP connection as its two ends would send it; each method tells whether the segment passed."""
+
+    def __init__(self, bench: Bench, port: int = 22, client_port: int = 40000, endpoint: int = ENDPOINT) -> None:
+        self.bench = bench
+        self.ports = (client_port, port)
+        self.endpoint = endpoint
+        self.next = [100, 500]
+
+    def segment(self, side: int, flags: int, data: bytes = b"", *, sequence: int | None = None) -> bool:
+        """Send from *side* (0 client, 1 server). *sequence* other than the next one leaves the connection as it is."""
+        numbers = self.next[side] if sequence is None else sequence, self.next[1 - side] if flags & ACK else 0
+        ends = (CLIENT, SERVER, self.ports) if side == 0 else (SERVER, CLIENT, self.ports[::-1])
+        passed = self.bench.send(frame(tcp(*ends, numbers, flags, data), self.endpoint))
+        if sequence is None:
+            self.next[side] += len(data) + bool(flags & SYN) + bool(flags & FIN)
+        return passed
+
+    def open(self) -> Connection:
+        assert self.segment(0, SYN)
+        assert self.segment(1, SYN | ACK)
+        assert self.segment(0, ACK)
+        return self
+
+    def client(self, data: bytes) -> bool:
+        return self.segment(0, PSH | ACK, data)
+
+    def server(self, data: bytes) -> bool:
+        return self.segment(1, PSH | ACK, data)
+
+    def ssh(self) -> Connection:
+        """Open it and exchange the banners, so that App-ID is final."""
+        self.open()
+        assert self.server(BANNER)
+        assert self.client(BANNER)
+        return self
+
+
+def udp(
+    data: bytes, ports: tuple[int, int] = (40000, 9999), *, back: bool = False, endpoint: int = ENDPOINT
+) -> bytearray:
+    source, destination = (SERVER, CLIENT) if back else (CLIENT, SERVER)
+    sport, dport = ports[::-1] if back else ports
+    header = b"".join(number.to_bytes(2, "big") for number in (sport, dport, 8 + len(data), 0))
+    return frame(ipv4(source, destination, UDP, header + data), endpoint)
+
+
+def icmp(kind: int, identifier: int = 7, *, back: bool = False, rest: bytes = bytes(56)) -> bytearray:
+    source, destination = (SERVER, CLIENT) if back else (CLIENT, SERVER)
+    message = bytes((kind, 0, 0, 0)) + identifier.to_bytes(2, "big") + b"\0\1" + rest
+    return frame(ipv4(source, destination, ICMP, message))
+
+
+__all__ = ["ACK", "FIN", "PSH", "RST", "SYN", "Bench", "Connection", "icmp", "rules", "udp"]
