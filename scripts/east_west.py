@@ -29,15 +29,14 @@ def story(run: Run, seconds: int = 3, streams: int = 8) -> None:
         with run.observe(web1, app2) as trip:
             page = run.http(web1, app2)
         run.check("app2 saw web1's own address", page.peer == web1.address, f"it saw {page.peer}")
-        run.prove(one_firewall_saw_both_directions(trip))
+        run.prove(followed_the_model(trip), one_firewall_saw_both_directions(trip))
 
         # How fast?
         one = run.iperf3(web1, app2, seconds=seconds)
         many = run.iperf3(web1, app2, seconds=seconds, streams=streams)
         run.iperf3(web1, app2, seconds=seconds, udp_rate=50e6)
-        for test in (one, many):
-            lost = test.retransmission_ratio
-            run.check(f"TCP ran clean, {test.streams} streams", lost < 0.01, f"{lost:.2%} of segments sent again")
+        lost = max(one.retransmission_ratio, many.retransmission_ratio)
+        run.check("TCP ran clean", lost < 0.01, f"{lost:.2%} of segments sent again")
         run.connections(web1, app2, seconds=seconds)
 
 

@@ -29,7 +29,7 @@ def story(run: Run, seconds: int = 3) -> None:
         with run.observe(client, web1) as trip:
             page = run.http(client, web1)
         run.check("web1 saw the client's own address", page.peer == client.address, f"it saw {page.peer}")
-        run.prove(one_firewall_saw_both_directions(trip))
+        run.prove(followed_the_model(trip), one_firewall_saw_both_directions(trip))
 
         test = run.iperf3(client, web1, seconds=seconds)
         lost = test.retransmission_ratio

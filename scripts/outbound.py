@@ -33,7 +33,7 @@ def story(run: Run, seconds: int = 3) -> None:
         run.check("the server saw a NAT gateway's public address", page.peer in public, f"it saw {page.peer}")
         inside = [session for session in trip.sessions if session.source == app1.address]
         run.check("the firewall saw app1's private address", bool(inside), f"{len(inside)} session from {app1.address}")
-        run.prove(one_firewall_saw_both_directions(trip))
+        run.prove(followed_the_model(trip), one_firewall_saw_both_directions(trip))
 
         test = run.iperf3(app1, server, seconds=seconds)
         lost = test.retransmission_ratio

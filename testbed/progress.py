@@ -21,13 +21,13 @@ class Narrator:
         self.console = console
 
     def title(self, text: str) -> None:
-        self.console.print(f"\n[bold]{escape(text)}[/]")
+        self.console.print(f"\n[bold]{escape(text)}[/]", highlight=False, soft_wrap=True)
 
     @contextmanager
     def step(self, text: str, seconds: float | None = None) -> Iterator[None]:
         """Show that *text* is under way; with a bar where it is known to take so many *seconds*."""
         if not self.console.is_terminal:
-            self.console.print(f"  {text} …", markup=False, highlight=False)
+            self.console.print(f"  {text} …", markup=False, highlight=False, soft_wrap=True)
             yield
             return
         bar = [BarColumn(bar_width=24)] if seconds else []
@@ -46,11 +46,13 @@ class Narrator:
     def check(self, check: Check) -> None:
         mark = "[green]✓[/]" if check.passed else "[bold red]✗[/]"
         detail = f" [dim]{escape(check.detail)}[/]" if check.detail else ""
-        self.console.print(f"  {mark} {escape(check.name)}{detail}", highlight=False)
+        self.console.print(f"  {mark} {escape(check.name)}{detail}", highlight=False, soft_wrap=True)
 
     def measurement(self, measurement: Measurement) -> None:
         value = quantity(measurement.value, measurement.unit)
-        self.console.print(f"  [cyan]•[/] {escape(measurement.name)}: [bold]{value}[/]", highlight=False)
+        self.console.print(
+            f"  [cyan]•[/] {escape(measurement.name)}: [bold]{value}[/]", highlight=False, soft_wrap=True
+        )
 
 
 def _follow(progress: Progress, task: object, seconds: float, done: threading.Event) -> None:

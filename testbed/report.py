@@ -31,7 +31,7 @@ def show(results: Results, console: Console) -> None:
         console.print(grid)
     for check in results.checks:
         if not check.passed:
-            console.print(f"[bold red]✗ {plain(check.name)}[/] {plain(check.detail)}", highlight=False)
+            console.print(f"[bold red]✗ {plain(check.name)}[/] {plain(check.detail)}", highlight=False, soft_wrap=True)
     style = "bold green" if results.passed else "bold red"
     console.print(f"[{style}]{PASSED if results.passed else FAILED}[/]: {summary(results)}", highlight=False)
 
@@ -45,11 +45,12 @@ def summary(results: Results) -> str:
 def of(labels: dict[str, Label]) -> str:
     """Return what was measured: from where to where, and the other labels but those of the spread."""
     ends = f"{labels['from']} → {labels['to']}" if {"from", "to"} <= labels.keys() else ""
-    rest = [f"{value}" if key == "protocol" else f"{key} {value}" for key, value in labels.items() if key not in HIDDEN]
-    return ", ".join(filter(None, [ends, *rest]))
+    streams = f"{labels['streams']} streams" if labels.get("streams", 1) != 1 else ""
+    rest = [str(value) if key == "protocol" else f"{key} {value}" for key, value in labels.items() if key not in HIDDEN]
+    return ", ".join(filter(None, [ends, *rest, streams]))
 
 
-HIDDEN = {"from", "to", "minimum", "maximum", "repeats"}
+HIDDEN = {"from", "to", "streams", "minimum", "maximum", "repeats"}
 
 
 def spread(measurement: Measurement) -> str:

@@ -107,9 +107,9 @@ class Results:
         path.write_bytes(content.encode() if isinstance(content, str) else content)
         return path
 
-    def keep(self, directory: Path, name: str) -> None:
-        """Copy the files of a directory, such as a firewall's logs, to the folder *name*."""
-        shutil.copytree(directory, self.directory / name, dirs_exist_ok=True, ignore=_ignore_sockets)
+    def keep(self, directory: Path, kind: str, name: str) -> None:
+        """Copy the files of a directory, such as a firewall's logs, to the folder *kind*/*name*."""
+        shutil.copytree(directory, self.directory / file_name(kind) / name, dirs_exist_ok=True, ignore=_ignore_sockets)
 
     def write(self, json_file: Path | None = None) -> Path:
         """Write ``result.json``, and a copy of it to *json_file*. Return the path.

@@ -89,7 +89,7 @@ class Run:
             firewall.end()
         for firewall in lab.firewalls.values():
             firewall.process.wait(GRACE)
-            self.results.keep(firewall.logs, f"firewalls/{firewall.name}")
+            self.results.keep(firewall.logs, self._title("firewalls"), firewall.name)
 
     @contextmanager
     def chapter(self, title: str) -> Iterator[None]:
@@ -173,18 +173,15 @@ class Run:
         return address
 
     def ping(self, client: Host, server: Host, count: int = 5) -> ping.RoundTrips:
-        """Ping: the round-trip time's average, and the loss."""
-        address = self.address(client, server)
-
-        def probe() -> ping.RoundTrips:
-            return ping.measure(client, server, address, count=count)
-
-        trips = self._repeat(f"ping {client.name} → {server.name}", count * 0.2, probe)
+        """Ping *count* times for each repeat: the median round trip, and the loss."""
+        address, count = self.address(client, server), count * self.repeats
+        with self.narrator.step(f"ping {client.name} → {server.name}", count * ping.INTERVAL):
+            trips = ping.measure(client, server, address, count=count)
         between: dict[str, Label] = {"from": client.name, "to": server.name}
-        if averages := [trip.average for trip in trips if trip.average is not None]:
-            self.measure("round trip", averages, "s", **between)
-        self.measure("ping loss", [100 * trip.loss for trip in trips], "%", **between)
-        return _middle(trips, lambda trip: trip.average or 0.0)
+        if trips.times:
+            self.measure("round trip", trips.times, "s", **between)
+        self.measure("ping loss", 100 * trips.loss, "%", **between)
+        return trips
 
     def http(self, client: Host, server: Host, path: str = "/") -> web.Response:
         """One HTTP request: the time to the first byte."""

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import typer
 from rich.console import Console
 
 from testbed import scenario as scenarios
+
+#: Columns of the table where there is no terminal.
+PLAIN_WIDTH = 120
 
 
 def command(
@@ -21,7 +25,8 @@ def command(
     """Run a scenario; exits with 0 when every check held, and 1 when one did not."""
     found = scenarios.find(scenario)
     options = scenarios.parse_options(found, settings)
+    console = Console(width=None if sys.stdout.isatty() else PLAIN_WIDTH)
     passed = scenarios.execute(
-        found, options, Console(), results, repeats=repeats, datapath=datapath, json_file=json_file
+        found, options, console, results, repeats=repeats, datapath=datapath, json_file=json_file
     )
     raise typer.Exit(0 if passed else 1)

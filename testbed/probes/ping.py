@@ -8,6 +8,8 @@ from ipaddress import IPv4Address
 
 from testbed.probes.child import Child, Node, ProbeError, program
 
+#: Seconds from one echo request to the next.
+INTERVAL = 0.2
 #: Seconds that a reply is waited for.
 REPLY_TIMEOUT = 1
 
@@ -35,7 +37,7 @@ class RoundTrips:
 
 
 def measure(
-    client: Node, server: Node, address: IPv4Address | None = None, *, count: int = 5, interval: float = 0.2
+    client: Node, server: Node, address: IPv4Address | None = None, *, count: int = 5, interval: float = INTERVAL
 ) -> RoundTrips:
     """Send *count* echo requests, one each *interval* seconds. That no reply comes is a result, not an error.
 
