@@ -173,7 +173,7 @@ PIECES = (
 
 @given(st.one_of(st.text(), st.lists(st.sampled_from(PIECES.split("|"))).map("".join)))
 def test_any_text_is_a_policy_or_an_error_of_whole_lines(text: str) -> None:
-    problems = ()
+    problems: tuple[str, ...] = ()
     try:
         Policy.parse(text, "fw.yaml")
     except PolicyError as error:
