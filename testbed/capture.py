@@ -167,4 +167,4 @@ def _error(said: str, packet_filter: str, link: Link) -> Error:
             f"capture: --filter {packet_filter!r}: {reason[1] if reason else 'not valid'};"
             " its language is pcap-filter(7), for example 'udp port 6081'"
         )
-    return MachineError(f"capture on {link.name}: {lines[0] if lines else 'dumpcap ended without a word'}")
+    return MachineError(f"capture on {link.name}: {lines[0] if lines else 'the lab was taken down'}")

@@ -15,11 +15,11 @@ from __future__ import annotations
 
 import hashlib
 import os
+import platform
 import re
 import secrets
 import struct
 import subprocess
-import sysconfig
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address
@@ -127,7 +127,7 @@ def compile_program() -> Path:
     BUILD.mkdir(exist_ok=True)
     unfinished = path.with_suffix(f".{os.getpid()}")
     # asm/types.h is in the machine's own folder, which clang does not search for another target.
-    headers = f"/usr/include/{sysconfig.get_config_var('MULTIARCH')}"
+    headers = f"/usr/include/{platform.machine()}-linux-gnu"
     command = ["clang", "-target", "bpf", "-mcpu=v3", "-O2", "-g", "-Wall", "-Werror", f"-I{headers}"]
     try:
         subprocess.run([*command, "-c", SOURCE, "-o", unfinished], check=True, capture_output=True, text=True)

@@ -234,11 +234,15 @@ def check(result: int, what: str) -> int:
     if result >= 0:
         warnings.clear()
         return result
-    # Of a verifier's log only the end says why.
-    said = [line for text in warnings for line in text.splitlines() if line.strip()][-3:]
+    lines = [line.strip() for text in warnings for line in text.splitlines() if line.strip()]
     warnings.clear()
-    reason = os.strerror(-result) + ("; run it with sudo" if result == -errno.EPERM and os.geteuid() else "")
-    raise BpfError(f"BPF: {what}: {reason}" + (f" ({' | '.join(said)})" if said else ""))
+    # The verifier gives its reasons just before its statistics; of other messages the first says most.
+    end = next((number for number, line in enumerate(lines) if line.startswith("processed ")), None)
+    said = lines[:1] if end is None else lines[max(end - 2, 0) : end]
+    buffer = ctypes.create_string_buffer(256)
+    library().libbpf_strerror(result, buffer, ctypes.c_size_t(len(buffer)))
+    remedy = "; run it with sudo" if result == -errno.EPERM and os.geteuid() else ""
+    raise BpfError(f"BPF: {what}: {' | '.join([buffer.value.decode(), *said])}{remedy}")
 
 
 #: What libbpf has printed since the last check.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import platform
 import socket
 import struct
 import subprocess
@@ -31,7 +32,7 @@ from scapy.packet import Packet, Raw
 from scapy.utils import wrpcap
 
 from testbed import libbpf
-from testbed.geneve_endpoint import EndpointConfiguration, GeneveEndpoint, Target, TargetTraffic
+from testbed.geneve_endpoint import EndpointConfiguration, GeneveEndpoint, Target, TargetTraffic, compile_program
 from testbed.namespace import in_namespace, interface_address, interface_index
 
 pytestmark = pytest.mark.lab
@@ -59,7 +60,7 @@ class Cloud:
     def send(self, frame: Packet | bytes, interface: str = "ovs") -> None:
         self.sockets[interface].send(bytes(frame))
 
-    def receive(self, interface: str, patience: float = 2.0) -> bytes:
+    def receive(self, interface: str, patience: float = 20.0) -> bytes:
         self.sockets[interface].settimeout(patience)
         return self.sockets[interface].recv(65536)
 
@@ -647,12 +648,16 @@ char LICENSE[] SEC("license") = "GPL";
 """
 
 
+def compile_c(source: str, folder: Path) -> Path:
+    (folder / "program.c").write_text(source)
+    command = ["clang", "-target", "bpf", "-O2", "-g", f"-I/usr/include/{platform.machine()}-linux-gnu"]
+    subprocess.run([*command, "-c", folder / "program.c", "-o", folder / "program.o"], check=True)
+    return folder / "program.o"
+
+
 def test_a_packet_that_never_leaves_the_kernel_is_inspected_twice(hairpin: Cloud, tmp_path: Path) -> None:
     """As on OVS's kernel datapath: what the first encapsulation marked on the packet must not forbid the second."""
-    source, compiled = tmp_path / "onward.c", tmp_path / "onward.o"
-    source.write_text(SECOND_INSPECTION)
-    headers = "-I/usr/include/x86_64-linux-gnu"
-    subprocess.run(["clang", "-target", "bpf", "-O2", "-g", headers, "-c", source, "-o", compiled], check=True)
+    compiled = compile_c(SECOND_INSPECTION, tmp_path)
 
     def attach() -> None:
         with libbpf.Object(compiled) as loaded:
@@ -698,6 +703,31 @@ def program_exists(number: int) -> bool:
         return False
     os.close(descriptor)
     return True
+
+
+OUT_OF_BOUNDS = """
+#include <linux/bpf.h>
+#include <bpf/bpf_helpers.h>
+
+SEC("classifier") int out_of_bounds(struct __sk_buff *skb)
+{
+	return *(volatile char *)(long)skb->data;
+}
+char LICENSE[] SEC("license") = "GPL";
+"""
+
+
+def test_what_the_kernel_refuses_says_why(tmp_path: Path) -> None:
+    refused = compile_c(OUT_OF_BOUNDS, tmp_path)
+    with pytest.raises(libbpf.BpfError) as raised:
+        libbpf.Object(refused)
+    assert str(raised.value).startswith(f"BPF: load {refused}: Permission denied | invalid access to packet")
+    with pytest.raises(libbpf.BpfError) as raised:
+        libbpf.Object(tmp_path / "none.o")
+    assert str(raised.value).startswith(f"BPF: open {tmp_path}/none.o: No such file or directory")
+    with libbpf.Object(compile_program()) as loaded, pytest.raises(libbpf.BpfError) as raised:
+        loaded.program("none")
+    assert str(raised.value) == "BPF: program none: No such file or directory"
 
 
 def test_errors_say_what_and_where(cloud: Cloud) -> None:
