@@ -19,8 +19,8 @@ from testbed.lab import Lab
 from testbed.probes import connections, iperf3
 from testbed.progress import Narrator
 from testbed.results import Measurement, Results
-from topologies.model import Topology
 from topologies.bypass import without_inspection
+from topologies.model import Topology
 
 #: The flows of every variant: from spoke 1 to spoke 2, over the Transit Gateway.
 CLIENT, SERVER = "web1", "app2"

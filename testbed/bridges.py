@@ -32,7 +32,9 @@ def create(journal: Journal, fabric: Fabric, controller_port: int) -> None:
     """
     taken = set(vsctl("list-br").split()) & {bridge_name(name) for name in fabric.elements}
     for name in sorted(taken):
-        raise MachineError(f"Open vSwitch has a bridge {name} that is not the lab's: remove it (ovs-vsctl del-br {name})")
+        raise MachineError(
+            f"Open vSwitch has a bridge {name} that is not the lab's: remove it (ovs-vsctl del-br {name})"
+        )
     # Open vSwitch opens its AF_PACKET sockets with the default buffer, so raise that while ports are added.
     journal.change_setting(SOCKET_BUFFER_SETTING, str(SOCKET_BUFFER))
     vsctl(*(word for element in fabric.elements.values() for word in bridge_words(journal, element, controller_port)))

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from firewall_vnf.control import Control
-
 from testbed.controller import last_line
 from testbed.nodes import Host
 from topologies.ids import endpoint_ids

@@ -22,11 +22,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, TypeVar
 
-from controllers.compiler import compile_topology
-from controllers.conntrack import zone_timeouts
 from mininet.node import Host as MininetHost
 from pyroute2 import IPRoute
 
+from controllers.compiler import compile_topology
+from controllers.conntrack import zone_timeouts
 from testbed import bridges, doctor, geneve_endpoint, nodes, openvswitch
 from testbed.controller import ControllerProcess
 from testbed.errors import MachineError
@@ -121,15 +121,15 @@ class Lab:
         for firewall in self.firewalls.values():
             self.wait(firewall.ready, f"{firewall.name} to start")
 
-    def wait(self, condition: Callable[[], T | None], what: str, patience: float = PATIENCE) -> T:
+    def wait(self, condition: Callable[[], T | None], what: str, patience: float = PATIENCE, broken: bool = False) -> T:
         """Poll *condition* until it returns something true, and return that.
 
-        Raises MachineError when *patience* seconds pass, or as soon as a part of the lab has died.
+        Raises MachineError when *patience* seconds pass and, unless the lab is meant to be *broken*, as soon as a part
+        of it has died.
         """
         deadline = time.monotonic() + patience
         while not (result := condition()):
-            problems = self.problems()
-            if problems:
+            if not broken and (problems := self.problems()):
                 raise MachineError(problems[0])
             if time.monotonic() > deadline:
                 raise MachineError(f"waited {patience:.0f} s for {what} in vain")

@@ -7,6 +7,7 @@ gone afterwards.
 from __future__ import annotations
 
 import getpass
+import os
 import subprocess
 import tempfile
 import time
@@ -116,7 +117,7 @@ def make_keys(directory: Path) -> None:
 @contextmanager
 def privilege_separation() -> Iterator[None]:
     """Provide sshd's directory, which the package's service makes where it runs, and remove it again."""
-    if PRIVILEGE_SEPARATION.exists():
+    if PRIVILEGE_SEPARATION.exists() or os.geteuid() != 0:  # only root's sshd wants it
         yield
         return
     PRIVILEGE_SEPARATION.mkdir(mode=0o755)

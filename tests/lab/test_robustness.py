@@ -20,7 +20,7 @@ BUMPWIRE = [sys.executable, "-m", "testbed"]
 MOMENTS = [0.3, 0.6, 0.8, 0.9, 1.0, 1.1, 1.2, 1.4, 1.7, 2.2, 3.0]
 
 
-@pytest.fixture()
+@pytest.fixture
 def before() -> Iterator[dict[str, Any]]:
     """The machine as it was, with a bridge of somebody else's on it, which must be there at the end as well."""
     output("ovs-vsctl", "--may-exist", "add-br", "others", "--", "set", "bridge", "others", "datapath_type=netdev")

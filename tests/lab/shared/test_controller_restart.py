@@ -1,0 +1,56 @@
+"""The controller can die and come back, and a switch can lose its tables: no established flow is lost."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+
+import pytest
+
+from testbed.bridges import bridge_name, vsctl
+from testbed.lab import Lab
+
+pytestmark = pytest.mark.lab
+
+
+def test_killed_and_restarted_under_traffic_it_loses_nothing(lab: Lab) -> None:
+    client, server = lab.host("web1"), lab.host("app2")
+    listening = server.popen(["iperf3", "-s", "-1"])
+    lab.wait(lambda: ":5201" in server.run(["ss", "-ltn"]).stdout, "iperf3 to listen")
+    before = lab.flow_counters()
+    # UDP: what is lost stays lost, and is counted. Slow, so that no socket buffer overflows on a busy machine.
+    iperf3 = client.popen(["iperf3", "-J", "-u", "-c", str(server.address), "-t", "6", "-b", "10M", "-l", "1200"])
+    lab.wait(lambda: lab.flow_counters()["gwlb/connections known"] > before["gwlb/connections known"] + 1000, "traffic")
+    lab.controller.kill()
+    assert lab.problems() != []
+    carried = lab.flow_counters()["gwlb/connections known"]
+    lab.wait(lambda: lab.flow_counters()["gwlb/connections known"] > carried + 1000, "traffic without it", broken=True)
+    lab.controller.start()
+    lab.wait(lambda: lab.controller.in_sync(len(lab.fabric.elements)), "the controller to be back")
+    output, _ = iperf3.communicate(timeout=30)
+    listening.communicate(timeout=30)
+    report = json.loads(output)
+    assert report["end"]["sum"]["packets"] > 5_000
+    assert report["end"]["sum"]["lost_packets"] == 0
+    # It found the tables as they should be and sent nothing: the counters were never reset.
+    assert all(switch["changes"] == 0 for switch in lab.controller.status()["switches"].values())
+    after = lab.flow_counters()
+    assert all(after[decision] >= before[decision] for decision in before)
+
+
+def test_a_switch_that_lost_its_tables_gets_them_back_when_it_reconnects(lab: Lab) -> None:
+    bridge = bridge_name("tgw")
+    subprocess.run(["ovs-ofctl", "-O", "OpenFlow15", "del-flows", bridge], check=True)
+    ping = ["ping", "-c1", "-W1", str(lab.host("app2").address)]
+    assert lab.host("web1").run(ping).returncode == 1
+    target = vsctl("get-controller", bridge).strip()
+    vsctl("del-controller", bridge)
+    lab.wait(lambda: not lab.controller.status()["switches"]["tgw"]["connected"], "the switch to be gone")
+    vsctl("set-controller", bridge, target)
+    lab.wait(lambda: lab.controller.in_sync(len(lab.fabric.elements)), "the tables to be back")
+    assert lab.host("web1").run(ping).returncode == 0
+
+
+def test_no_packet_of_a_tenant_reached_the_controller(lab: Lab) -> None:
+    lab.host("web1").run(["ping", "-c2", "-i0.2", str(lab.host("app2").address)])
+    assert all(switch["packet_ins"] == 0 for switch in lab.controller.status()["switches"].values())
