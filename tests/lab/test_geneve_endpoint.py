@@ -41,6 +41,7 @@ NODES = {1: IPv4Address("10.100.0.20"), 2: IPv4Address("10.100.1.20")}
 ENDPOINTS = {3: 0x0123456789ABCDEF, 4: 0x0FEDCBA987654321}
 ADDRESSES = {1: IPv4Address("10.100.0.21"), 258: IPv4Address("10.100.1.21")}
 KEY = bytes(range(8))
+DISSECTOR = Path(__file__).parents[2] / "docs" / "geneve-aws.lua"
 UP = "ip link set lo up; echo up; exec sleep 600"
 TCP_PACKET = IP(src="10.200.0.20", dst="10.250.0.52", id=7) / TCP(sport=40000, dport=80, flags="S", seq=9)
 UDP6_PACKET = IPv6(src="2001:db8::1", dst="2001:db8:1::2") / UDP(sport=5000, dport=53) / Raw(b"query")
@@ -578,21 +579,26 @@ def test_health_checks_and_arp_are_the_kernels(cloud: Cloud) -> None:
 
 
 def test_tshark_reads_what_the_endpoint_sends(cloud: Cloud, tmp_path: Path) -> None:
+    """With our dissector of AWS's options, and Wireshark's own of all else."""
     frames = [Ether(cloud.to_target(packet)) for packet, _, _ in FLOWS.values()]
     wrpcap(str(tmp_path / "geneve.pcap"), frames)
     fields = ["ip.checksum.status", "geneve.vni", "geneve.option.class", "geneve.option.type", "geneve.proto_type"]
+    fields += ["gwlb.endpoint", "gwlb.attachment", "gwlb.cookie", "_ws.malformed"]
     command = ["tshark", "-r", str(tmp_path / "geneve.pcap"), "-o", "ip.check_checksum:TRUE", "-T", "fields"]
-    command += [argument for field in [*fields, "_ws.malformed"] for argument in ("-e", field)]
+    command += ["-X", f"lua_script:{DISSECTOR}", *(argument for field in fields for argument in ("-e", field))]
     result = subprocess.run(command, capture_output=True, text=True, check=True)
     lines = [line.split("\t") for line in result.stdout.splitlines()]
     assert len(lines) == len(frames)
-    for line, (packet, _, _) in zip(lines, FLOWS.values(), strict=True):
-        status, vni, classes, types, protocol, malformed = line
+    for line, (packet, ends, ip_protocol) in zip(lines, FLOWS.values(), strict=True):
+        status, vni, classes, types, protocol, endpoint, attachment, flow_cookie, malformed = line
         assert status.split(",")[0] == "1"  # good
         assert int(vni, 0) == 0
         assert [int(number, 0) for number in classes.split(",")] == [0x0108] * 3
         assert [int(number, 0) & 0x7F for number in types.split(",")] == [1, 2, 3]
         assert int(protocol, 0) == (0x86DD if packet.version == 6 else 0x0800)
+        assert endpoint == f"vpce-{ENDPOINTS[3]:017x}"
+        assert int(attachment, 0) == 0
+        assert int(flow_cookie, 0) == cookie(ends, ip_protocol)
         assert "GENEVE" not in malformed  # some inner packets are cut on purpose
 
 
