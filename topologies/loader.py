@@ -69,7 +69,7 @@ def parse(text: str, path: Path) -> Topology:
     try:
         topology = Topology.model_validate(document)
     except ValidationError as error:
-        raise source.error(shape_problem(details, document) for details in error.errors()) from None
+        raise source.error(shape_problem(details) for details in error.errors()) from None
     topology = fill(topology)
     problems = validate(topology)
     if topology.firewalls:
@@ -135,7 +135,9 @@ class Source:
 
     def error(self, problems: Iterable[Problem]) -> TopologyError:
         """Return the error that says, line by line, what the problems are, in the file's order."""
-        located = sorted((problem.line or self._line(problem.place), str(problem)) for problem in problems)
+        located = sorted(
+            (problem.line or self._line((*problem.place, problem.key)), str(problem)) for problem in problems
+        )
         return TopologyError(f"{self.name}:{line}: {text}" for line, text in located)
 
     def _line(self, place: Place) -> int:
@@ -144,28 +146,29 @@ class Source:
         return self.lines[place]
 
 
-def shape_problem(details: ErrorDetails, document: Any) -> Problem:
+def shape_problem(details: ErrorDetails) -> Problem:
     """Return pydantic's error in the words of the field."""
-    is_key = details["loc"][-1] == "[key]"
-    place = tuple(str(part) for part in details["loc"] if part != "[key]")
-    value = details["input"]
+    *parts, last = (str(part) for part in details["loc"] if part != "[key]")
+    above, place, value = tuple(parts), (*parts, last), details["input"]
+    at, key = (above, last) if details["loc"][-1] == "[key]" else (place, "")
     match details["type"]:
         case "missing":
-            return Problem(place[:-1], f"{place[-1]} is missing", "add it")
+            return Problem(above, f"{last} is missing", "add it")
         case "extra_forbidden":
-            known = fields(place[:-1])
-            return Problem(place[:-1], f"unknown key {place[-1]!r}", did_you_mean(place[-1], known))
-        case "string_pattern_mismatch" if is_key or place[-1] in ("name", "internet_gateway"):
+            return Problem(above, f"unknown key {last!r}", did_you_mean(last, fields(above)), last)
+        case "string_pattern_mismatch" if last == "az":
+            return Problem(place, f"{value!r} is not an Availability Zone", "use one letter, a to f")
+        case "string_pattern_mismatch":
             remedy = (
                 "use up to 12 lower-case letters, digits and dashes, a letter first (bw-NAME is an interface's name)"
             )
-            return Problem(place, f"{value!r} is not a name", remedy)
-        case "string_pattern_mismatch":
-            return Problem(place, f"{value!r} is not an Availability Zone", "use one letter, a to f")
+            return Problem(at, f"{value!r} is not a name", remedy, key)
         case "ip_v4_network" | "ip_v4_address" as kind:
-            return Problem(place, *address_problem(value, kind))
+            return Problem(at, *address_problem(value, kind), key)
+        case "dict_type" | "model_type":
+            return Problem(place, f"{shown(value)} is not a mapping", "write its keys and values below it")
         case _:
-            return Problem(place, f"{shown(value)}: {details['msg'].removeprefix('Input ')}", "correct it")
+            return Problem(place, f"{shown(value)} {details['msg'].removeprefix('Input ')}", "correct it")
 
 
 def address_problem(value: Any, kind: str) -> tuple[str, str]:

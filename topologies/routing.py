@@ -86,8 +86,6 @@ def target_kind(topology: Topology, vpc: Vpc, target: str) -> TargetKind | None:
     """Return what the name of a target means in a VPC's table; None for a name that means nothing there."""
     if target == LOCAL:
         return TargetKind.LOCAL
-    if target == BLACKHOLE:
-        return TargetKind.BLACKHOLE
     if target == vpc.internet_gateway:
         return TargetKind.INTERNET_GATEWAY
     if target in vpc.nat_gateways:

@@ -33,7 +33,7 @@ class Problem:
     line: int = 0
 
     def __str__(self) -> str:
-        return f"{'.'.join(self.place)}: {self.what}; {self.remedy}"
+        return ": ".join(filter(None, [".".join(self.place), f"{self.what}; {self.remedy}"]))
 
 
 def validate(topology: Topology) -> list[Problem]:
@@ -371,7 +371,7 @@ def whole_subnet(place: Place, vpc_name: str, vpc: Vpc, destination: IPv4Network
     else:
         close = [f"{cidr} ({name})" for name, cidr in subnets.items() if cidr.overlaps(destination)]
         what = f"{destination} is not a whole subnet"
-        remedy = f"AWS takes a subnet's whole CIDR here: {', '.join(close or ['there is none at this place'])}"
+        remedy = f"AWS takes a subnet's whole CIDR here: {', '.join(close) or 'there is no subnet in this block'}"
     yield Problem(place, what, remedy, str(destination))
 
 
@@ -460,7 +460,7 @@ def transit_tables_are_consistent(topology: Topology) -> Iterator[Problem]:
             known = [item for item in table.propagations if item in gateway.attachments]
             vpcs = {item: topology.vpcs.get(gateway.attachments[item].vpc) for item in known}
             for (one, a), (other, b) in combinations(vpcs.items(), 2):
-                if a and b and a.cidr.overlaps(b.cidr):
+                if a and b and a is not b and a.cidr.overlaps(b.cidr):
                     what = f"{one} ({a.cidr}) and {other} ({b.cidr}) propagate overlapping CIDRs"
                     yield Problem(place, what, "give one VPC another CIDR, or keep one propagation", "propagations")
         for name in gateway.attachments:
