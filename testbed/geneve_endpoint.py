@@ -8,7 +8,7 @@ What it needs of the load balancer's network namespace, before :meth:`GeneveEndp
 * for health checks, which are the kernel's: the nodes' addresses (on ``lo``) and a route to each appliance;
 * no segmentation offload at the senders. Packets not yet segmented are dropped and counted.
 
-The program is attached to all these interfaces and goes with them.
+The program is attached to all these interfaces and goes with them. ``python -m testbed.geneve_endpoint`` compiles it.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ import re
 import secrets
 import struct
 import subprocess
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address
@@ -272,4 +273,8 @@ def mac_bytes(mac: str) -> bytes:
 
 
 if __name__ == "__main__":
-    print(compile_program())
+    try:
+        compile_program()
+    except MachineError as error:
+        print(f"setup: {error}", file=sys.stderr)
+        raise SystemExit(error.exit_code) from None

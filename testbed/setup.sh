@@ -57,4 +57,5 @@ if [[ ! -e $stamp ]]; then
   touch "$stamp"
 fi
 
+"$venv/bin/python" -m testbed.geneve_endpoint
 as_root "$venv/bin/python" -m testbed.openvswitch
