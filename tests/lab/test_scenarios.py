@@ -1,0 +1,68 @@
+"""The scenarios pass on a real lab, and say so when a part of it dies."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from testbed.run import Run
+from testbed.scenario import Scenario, execute, find, options_of, parse_options
+
+pytestmark = pytest.mark.lab
+
+
+def run(scenario: Scenario, directory: Path, *settings: str) -> tuple[bool, dict[str, Any]]:
+    console = Console(file=io.StringIO(), width=160)
+    passed = execute(scenario, parse_options(scenario, settings), console, directory)
+    (result,) = directory.glob("*/result.json")
+    return passed, json.loads(result.read_text())
+
+
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [
+        ("east-west", ["seconds=1", "streams=2"]),
+        ("outbound", ["seconds=1"]),
+        ("inbound", ["seconds=1"]),
+        ("policy", []),
+        ("tour", ["seconds=1", "streams=2"]),
+    ],
+)
+def test_scenario(name: str, settings: list[str], tmp_path: Path) -> None:
+    passed, result = run(find(name), tmp_path, *settings)
+    assert passed, [check for check in result["checks"] if not check["passed"]]
+    assert result["manifest"]["datapath"] in ("system", "netdev")
+    (directory,) = tmp_path.iterdir()
+    assert (directory / "report.html").stat().st_size > 10_000
+    assert list(directory.glob("*firewalls/fw1/traffic.jsonl"))
+    assert list(directory.glob("*.pcap"))
+    if name != "policy":
+        assert list(directory.glob("*iperf3*client.json"))
+
+
+def test_a_firewall_that_is_killed_is_reported(tmp_path: Path) -> None:
+    def story(run: Run) -> None:
+        with run.lab("gwlb") as lab:
+            lab.firewalls["fw2"].kill()
+
+    passed, result = run(Scenario("killed", "A firewall dies.", story, options_of(story)), tmp_path)
+    assert not passed
+    (check,) = (check for check in result["checks"] if not check["passed"])
+    assert check["name"] == "all firewalls and the controller lived"
+    assert check["detail"].startswith("firewall fw2 ended with -9")
+
+
+def test_a_controller_that_is_killed_is_reported(tmp_path: Path) -> None:
+    def story(run: Run) -> None:
+        with run.lab("gwlb") as lab:
+            lab.controller.kill()
+
+    passed, result = run(Scenario("killed", "The controller dies.", story, options_of(story)), tmp_path)
+    assert not passed
+    (check,) = (check for check in result["checks"] if not check["passed"])
+    assert check["detail"].startswith("the controller ended with -9")
