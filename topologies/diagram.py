@@ -94,11 +94,11 @@ def mermaid(topology: Topology) -> str:
         if vpc.internet_gateway:
             lines.append(f'    {key(vpc.internet_gateway)}(("{vpc.internet_gateway}"))')
             edges.append(f"  internet <--> {key(vpc.internet_gateway)}")
-        for subnet_name, subnet in vpc.subnets.items():
+        for subnet_name in vpc.subnets:
             inside = list(residents(topology, vpc_name, subnet_name))
             if not inside:
                 continue
-            lines.append(f'    subgraph {key(vpc_name, subnet_name)}["{subnet_name} {subnet.cidr} (AZ {subnet.az})"]')
+            lines.append(f'    subgraph {key(vpc_name, subnet_name)}["{subnet_name}"]')
             for resident in inside:
                 # An attachment and a load balancer have an interface in several subnets.
                 unique = key(resident.name, subnet_name)
@@ -106,9 +106,11 @@ def mermaid(topology: Topology) -> str:
                 lines.append(f'      {unique}["{label}"]:::{resident.kind}')
                 edges += mermaid_edges(topology, vpc, resident, unique)
             lines.append("    end")
+        for name, gwlb in topology.gateway_load_balancers.items():
+            if gwlb.vpc == vpc_name:
+                lines.append(f'    {key(name)}{{{{"Gateway Load Balancer {name}"}}}}')
         lines.append("  end")
     lines += [f'  {key(name)}{{{{"Transit Gateway {name}"}}}}' for name in topology.transit_gateways]
-    lines += [f'  {key(name)}{{{{"Gateway Load Balancer {name}"}}}}' for name in topology.gateway_load_balancers]
     styles = [f"  classDef {kind} stroke:{colour},stroke-width:2px" for kind, colour in COLOURS.items()]
     return "\n".join([*lines, *edges, *styles]) + "\n"
 

@@ -67,7 +67,7 @@ def walk(topology: Topology, source: str, destination: str, az: str | None = Non
     *source* is the name of an instance or internet host, *destination* is one too, or an IPv4 address. From the
     internet an instance is addressed by its public address. *az* is the zone that appliance mode chooses, where it
     chooses; the attachment's first if None. The last hop delivers, or is ``dropped`` and says why. Where the packet
-    does not arrive, the walk of its reply is empty. Raises ValueError for a name that is no host's.
+    does not arrive, the walk of its reply is empty. Raises ValueError for a name that is no host's, and for an unknown zone.
     """
     walker = Walker(topology, az)
     hops = walker.walk(source, destination)
@@ -125,6 +125,9 @@ class Walker:
     def walk(self, source: str, destination: str) -> list[Hop]:
         """Send a packet to a name or an address."""
         known = hosts(self.topology)
+        zones = {subnet.az for vpc in self.topology.vpcs.values() for subnet in vpc.subnets.values()}
+        if self.az is not None and self.az not in zones:
+            raise ValueError(f"no AZ {self.az!r}; there are: {', '.join(sorted(zones))}")
         if source not in known:
             raise ValueError(f"no host {source!r}; {did_you_mean(source, known)}")
         try:
@@ -347,7 +350,7 @@ class Walker:
             self.drop(gwlb, "connections", f"no target in {az}", f"no firewall in zone {az}, and cross-zone is off", az)
             return None
         self.choice(
-            gwlb, "targets", targets, targets[0], "a hash of the flow chose the firewall; GENEVE there and back", az
+            gwlb, "targets", targets, targets[0], "a hash of the flow chooses the firewall; GENEVE there and back", az
         )
         self.hop(gwlb, "returned", endpoint, endpoint, "back through the endpoint that it came from", az)
         return lambda: self.subnet(vpc_name, item.subnet)

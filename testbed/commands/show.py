@@ -118,7 +118,7 @@ def show_walks(
     console: Console, topology: Topology, source: str, destination: str, reply: bool, zone: str | None, as_json: bool
 ) -> None:
     """Print the walk, and the reply's; say what else a hash could choose, and whether both are inspected alike."""
-    from topologies.walk import inspections, walk
+    from topologies.walk import inspections, walk, walks
 
     try:
         there = walk(topology, source, destination, zone)
@@ -141,6 +141,9 @@ def show_walks(
             )
         elif seen:
             console.print(f"Both directions are inspected at {' and '.join(seen)}, by the same firewall.")
+    others = walks(topology, source, destination)[1:]
+    if others and not zone:
+        console.print("Appliance mode can choose another zone for other flows: --zone AZ shows their walk.")
 
 
 def show_walk(console: Console, title: str, hops: list[Hop]) -> None:
