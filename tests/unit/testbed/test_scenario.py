@@ -117,7 +117,7 @@ def test_wrong_options(setting: str, message: str) -> None:
 def test_a_story_without_options_says_so() -> None:
     def bare(run: Run) -> None: ...
 
-    with pytest.raises(RequestError, match="it has none$"):
+    with pytest.raises(RequestError, match=r"it has none$"):
         parse_options(of(bare), ["seconds=3"])
 
 
