@@ -1,8 +1,8 @@
 """A Gateway Load Balancer: sends a flow of a VPC endpoint to one target, both directions, for the flow's life.
 
 The flow table is conntrack, one zone for each endpoint; ``ct_mark`` is the flow's target. A packet of a known flow
-follows the mark whatever TCP's state says: AWS's load balancer follows no sequence numbers either, so a SYN on a
-known connection goes where the connection goes, and a SYN on a closed one is a new flow. A new flow takes a slot of
+follows the mark whatever conntrack's state says: AWS's load balancer follows no sequence numbers either, so a SYN on
+a known connection goes where the connection goes, and a SYN on a closed one is a new flow. A new flow takes a slot of
 the select group of the endpoint's zone. A TCP packet of an unknown flow is dropped unless it is a SYN. A packet that
 conntrack finds invalid and that has no mark (a wrong checksum, an ICMP answer to no request) is dropped.
 
@@ -35,8 +35,9 @@ from controllers.flows import (
 from controllers.layout import AZ, az_number
 from controllers.slots import assign_slots
 from topologies.decision import decision
-from topologies.fabric import ApplianceLink, Element, PortKind, endpoint_index, node_addresses, zone_of
-from topologies.model import GatewayLoadBalancer, Topology
+from topologies.fabric import ApplianceLink, Element, PortKind, endpoint_index
+from topologies.model import Topology
+from topologies.routing import gwlb_targets
 
 ENDPOINTS, CONNECTIONS, COMMIT, TARGETS, RETURNED = 0, 1, 2, 3, 4
 
@@ -80,19 +81,21 @@ def compile_gateway_load_balancer(topology: Topology, element: Element, links: l
     pipeline.table(CONNECTIONS, "connections", decision(name, "connections", "untracked"))
     known = match(ct_state=ct_state("+trk"))
     flow(decision(name, "connections", "known"), CONNECTIONS, 10, known, Move("ct_mark", TARGET), GotoTable(TARGETS))
-    invalid = match(ct_state=ct_state("+trk+inv"), ct_mark=0)
-    flow(decision(name, "connections", "invalid"), CONNECTIONS, 20, invalid)
-    new = match(IP, ct_state=ct_state("+trk+new"))
-    unknown = match(IP, ct_state=ct_state("+trk+new"), ip_proto=TCP)
-    flow(decision(name, "connections", "not a SYN"), CONNECTIONS, 30, unknown)
-    for zone in sorted(node_addresses(topology, balancer)):
+    # "New" would say less than "without a mark": conntrack calls a flow new until its first answer.
+    unknown = match(IP, ct_state=ct_state("+trk"), ct_mark=0)
+    segment = match(dict(unknown.fields), ip_proto=TCP)
+    invalid = match(dict(unknown.fields), ct_state=ct_state("+trk+inv"))
+    flow(decision(name, "connections", "invalid"), CONNECTIONS, 50, invalid)
+    flow(decision(name, "connections", "not a SYN"), CONNECTIONS, 30, segment)
+    for zone in sorted({str(port.az) for port in element.ports.values() if port.kind is PortKind.ENDPOINT}):
         number = az_number(zone)
-        slots = zone_slots(topology, balancer, zone)
+        targets = gwlb_targets(topology, name, zone)
+        slots = assign_slots(targets, targets)
         choice: tuple[Action, ...] = (SelectGroup(number),) if slots else ()
         decided = decision(name, "connections", f"new in {zone}" if slots else f"no target in {zone}")
-        syn = match(dict(unknown.fields), {AZ: number}, tcp_flags=tcp_flags("+syn-ack"))
+        syn = match(dict(segment.fields), {AZ: number}, tcp_flags=tcp_flags("+syn-ack"))
         flow(decided, CONNECTIONS, 40, syn, *choice)
-        flow(decided, CONNECTIONS, 25, match(dict(new.fields), {AZ: number}), *choice)
+        flow(decided, CONNECTIONS, 20, match(dict(unknown.fields), {AZ: number}), *choice)
         if slots:
             buckets = tuple((SetField(TARGET, indices[target]), Resubmit(COMMIT)) for target in slots)
             pipeline.group(Group(number, buckets))
@@ -108,13 +111,3 @@ def compile_gateway_load_balancer(topology: Topology, element: Element, links: l
         to_target = SetField("eth_dst", mac(TARGET_MAC | index)), Output(geneve)
         flow(decision(name, "targets", target), TARGETS, 10, match({TARGET: index}), *to_target)
     return pipeline.program()
-
-
-def zone_slots(topology: Topology, balancer: GatewayLoadBalancer, az: str) -> list[str]:
-    """Return the target of each slot of the node in *az*: of its own zone, with cross-zone on of all zones."""
-    vpc = topology.vpcs[balancer.vpc]
-    registered = balancer.target_group.targets
-    usable = [
-        target for target in registered if balancer.cross_zone or zone_of(vpc, balancer.appliances[target].subnet) == az
-    ]
-    return assign_slots(usable, usable)

@@ -13,7 +13,7 @@ from controllers.layout import AZ, az_number
 from topologies.decision import decision
 from topologies.fabric import Element, Port, PortKind
 from topologies.model import Topology
-from topologies.routing import Route, TargetKind, attachment_table, tgw_routes
+from topologies.routing import Route, TargetKind, attachment_table, exit_zones, tgw_routes
 
 ATTACHMENTS, FIRST_ROUTE_TABLE, AFFINITY, APPLIANCE_MODE = 0, 10, 240, 241
 
@@ -81,8 +81,7 @@ def compile_transit_gateway(topology: Topology, element: Element) -> Program:
                 )
         else:
             for origin in zones:
-                # Where the attachment has no subnet in the packet's zone, AWS leaves it; the first zone is ours.
-                zone = origin if origin in ports else next(iter(ports))
+                (zone,) = exit_zones(topology, name, attachment, origin)
                 kept = match({ATTACHMENT: number, AZ: az_number(origin)})
                 pipeline.flow(decision(name, "affinity", out[zone]), AFFINITY, 10, kept, Output(ports[zone].number))
     return pipeline.program()
