@@ -13,17 +13,13 @@ from pathlib import Path
 from testbed.errors import MachineError
 
 OVS_CTL = "/usr/share/openvswitch/scripts/ovs-ctl"
-DATABASE_SOCKET = "/var/run/openvswitch/db.sock"
 SYSTEMD = Path("/run/systemd/system")
-REMEDY = "look into /var/log/openvswitch"
 
 
 def running() -> bool:
-    """Whether both daemons, database and switch, answer within two seconds. Needs root."""
+    """Whether both daemons, database and switch, answer within two seconds each. Needs root."""
     try:
-        return _succeeds("ovs-vsctl", "--timeout=2", "--no-wait", "get", "Open_vSwitch", ".", "ovs_version") and (
-            _succeeds("ovs-appctl", "--timeout=2", "--target=ovs-vswitchd", "version")
-        )
+        return _database_answers() and _succeeds("ovs-appctl", "--timeout=2", "--target=ovs-vswitchd", "version")
     except FileNotFoundError:
         return False
 
@@ -36,25 +32,32 @@ def ensure_running() -> bool:
     if running():
         return False
     try:
-        for start in _starts():
-            _succeeds(*start)
+        for start in (_start_service, _start_daemons, _start_switch_alone):
+            start()
             if running():
                 return True
     except FileNotFoundError:
         raise MachineError("needs Open vSwitch: install it with apt-get install openvswitch-switch") from None
-    raise MachineError(f"Open vSwitch does not start: {REMEDY}")
+    raise MachineError("Open vSwitch does not start: look into /var/log/openvswitch")
 
 
-def _starts() -> list[list[str]]:
-    """Return the commands that may start it, the most usual first."""
-    by_systemd = [["systemctl", "start", "openvswitch-switch"]] if SYSTEMD.is_dir() else []
-    return [
-        *by_systemd,
-        [OVS_CTL, "start", "--system-id=random"],
-        # ovs-ctl stops after the database when the kernel module cannot be loaded, which the userspace datapath
-        # does not need.
-        ["ovs-vswitchd", f"unix:{DATABASE_SOCKET}", "--mlockall", "--detach", "--pidfile", "--log-file", "--monitor"],
-    ]
+def _start_service() -> None:
+    if SYSTEMD.is_dir():
+        _succeeds("systemctl", "start", "openvswitch-switch")
+
+
+def _start_daemons() -> None:
+    _succeeds(OVS_CTL, "start", "--system-id=random")
+
+
+def _start_switch_alone() -> None:
+    """ovs-ctl stops after the database where the kernel has no module, which the userspace datapath does not need."""
+    if _database_answers():  # without one the switch would wait for it for ever
+        _succeeds("ovs-vswitchd", "--mlockall", "--monitor", "--detach", "--pidfile", "--log-file")
+
+
+def _database_answers() -> bool:
+    return _succeeds("ovs-vsctl", "--timeout=2", "--no-wait", "get", "Open_vSwitch", ".", "ovs_version")
 
 
 def _succeeds(*command: str) -> bool:

@@ -19,21 +19,22 @@ as_root() { if [[ $EUID -eq 0 ]]; then "$@"; else sudo --preserve-env=DEBIAN_FRO
 
 # A package that brings a service would start it: an SSH server is for the lab's hosts, not for the machine.
 # policy-rc.d is how Debian lets an administrator refuse that (Debian Policy 9.3.3.1).
+policy=/usr/sbin/policy-rc.d
+log=$(mktemp)
+trap 'rm -f "$log"; if grep -qs Bumpwire $policy; then as_root rm -f $policy; fi' EXIT
+
 install_packages() {
-  local policy=/usr/sbin/policy-rc.d ours=no had_ssh=yes
-  [[ -e $policy ]] || ours=yes
+  local had_ssh=yes
   dpkg-query -W openssh-server >/dev/null 2>&1 || had_ssh=no
-  if [[ $ours == yes ]]; then
-    trap 'as_root rm -f /usr/sbin/policy-rc.d' EXIT
-    printf '#!/bin/sh\nexit 101\n' | as_root tee $policy >/dev/null
+  if [[ ! -e $policy ]]; then
+    printf '#!/bin/sh\n# while Bumpwire installs packages\nexit 101\n' | as_root tee $policy >/dev/null
     as_root chmod 755 $policy
   fi
-  as_root apt-get update -qq
-  as_root apt-get install -y -qq --no-install-recommends -o Dpkg::Use-Pty=0 "$@" >/dev/null
-  if [[ $had_ssh == no && -d /run/systemd/system ]]; then
-    as_root systemctl --quiet disable ssh.service ssh.socket 2>/dev/null || true
-  fi
-  if [[ $ours == yes ]]; then as_root rm -f $policy; trap - EXIT; fi
+  as_root apt-get update -qq &&
+    as_root apt-get install -y -qq --no-install-recommends "$@" &&
+    if [[ $had_ssh == no && -d /run/systemd/system ]]; then
+      as_root systemctl disable ssh.service || true
+    fi
 }
 
 command -v dpkg-query >/dev/null || fail "needs Debian 12 or 13, or Ubuntu 22.04 or 24.04: dpkg is not here"
@@ -41,7 +42,7 @@ installed() { dpkg-query -W -f '${db:Status-Status} ${Package}\n' "${packages[@]
 mapfile -t missing < <(comm -23 <(printf '%s\n' "${packages[@]}" | sort) <(installed | sort))
 if [[ ${#missing[@]} -gt 0 ]]; then
   echo "setup: installing ${missing[*]}"
-  install_packages "${missing[@]}"
+  install_packages "${missing[@]}" >"$log" 2>&1 || { cat "$log" >&2; fail "apt-get could not install ${missing[*]}"; }
 fi
 
 # The stamp names what the environment was made from, so that a new lock or a new Python makes it again.

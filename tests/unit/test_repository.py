@@ -87,8 +87,14 @@ def test_the_vagrant_machine_is_lab_with_two_cpus_and_four_gibibytes() -> None:
     assert "make -C /vagrant setup VENV=/opt/bumpwire\n" in text
 
 
-def test_vagrant_accepts_the_file() -> None:
+def test_vagrant_accepts_the_file(tmp_path: Path) -> None:
     if shutil.which("vagrant") is None:
         pytest.skip("needs Vagrant: install it with apt-get install vagrant")
-    answer = subprocess.run(["vagrant", "validate", "--ignore-provider"], cwd=ROOT, capture_output=True, text=True)
+    answer = subprocess.run(
+        ["vagrant", "validate", "--ignore-provider"],
+        cwd=ROOT,
+        env={**os.environ, "VAGRANT_HOME": str(tmp_path / "home"), "VAGRANT_DOTFILE_PATH": str(tmp_path / "state")},
+        capture_output=True,
+        text=True,
+    )
     assert answer.returncode == 0, answer.stdout + answer.stderr
