@@ -31,7 +31,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from firewall_vnf import injection, tcp
 from firewall_vnf.app_id import Identification
@@ -39,11 +39,11 @@ from firewall_vnf.applications import APPLICATIONS, NOT_IDENTIFIED, Action
 from firewall_vnf.config import EngineConfig
 from firewall_vnf.geneve import (
     BASE_AND_FIRST_OPTION,
+    INNER,
     IPV6,
     PORT,
     SECOND_OPTION,
     THIRD_OPTION,
-    Envelope,
     Malformed,
     parse_hostile_frame,
     reply,
@@ -51,7 +51,7 @@ from firewall_vnf.geneve import (
 )
 from firewall_vnf.inspection import Inspection
 from firewall_vnf.packet import ACK, ICMP, ICMP_REQUESTS, RST, SYN, TCP, UDP, Packet, parse_hostile_packet
-from firewall_vnf.session import Endpoint, EndReason, Session, SessionTable, State
+from firewall_vnf.session import ACTIVE, CLOSED, CLOSING, DISCARD, Endpoint, EndReason, Session, SessionTable
 
 if TYPE_CHECKING:
     from firewall_vnf.log import Log
@@ -62,6 +62,7 @@ if TYPE_CHECKING:
 _HEADERS = struct.Struct("!6s6sHBxH2xI2x4s4s2xHH2x12sQI8xI4xBxH2xI2x12sIIHH")
 _MACS = struct.Struct("!6s6s")
 _ADDRESSES = struct.Struct("!4s4s")
+_ENDS = struct.Struct("!IIHH")
 _SHORTEST = 122  # _HEADERS and the TCP header's last 4 bytes
 #: Fragment field (but "don't fragment") and protocol of the IPv4 header, with the TTL between them masked.
 _UNFRAGMENTED = 0xBFFF00FF
@@ -71,16 +72,6 @@ _RESETS = {
     Action.RESET_SERVER: (False, True),
     Action.RESET_BOTH: (True, True),
 }
-
-
-class Arrival(NamedTuple):
-    """A packet on its way through the slow path; *forward* is true from client to server."""
-
-    frame: bytearray
-    envelope: Envelope
-    packet: Packet
-    forward: bool
-    now: float
 
 
 class Engine:
@@ -125,11 +116,9 @@ class Engine:
                 geneve, endpoint_id, second, third,
                 inner_version, inner_total, inner_fragment, key, sequence, acknowledgement, offset_flags, window,
             ) = _HEADERS.unpack_from(frame)  # fmt: skip
-            endpoint = self.table.endpoints.get(endpoint_id)
             payload = inner_total - 20 - (offset_flags >> 10 & 0x3C)
             if (
-                endpoint is not None
-                and ethertype == 0x0800
+                ethertype == 0x0800
                 and version == 0x45
                 and total == length - 14
                 and fragment & _UNFRAGMENTED == UDP
@@ -138,32 +127,37 @@ class Engine:
                 and geneve == BASE_AND_FIRST_OPTION
                 and second == SECOND_OPTION
                 and third == THIRD_OPTION
-                and inner_version == 0x45
-                and inner_total == length - 82
-                and inner_fragment & _UNFRAGMENTED == TCP
-                and payload >= 0
-                and offset_flags >= 0x5000
-                and offset_flags & 0x17 == ACK
             ):
-                session = endpoint.flows.get(key)
-                if session is not None and session.cleared is self.policy:
-                    session.last = now
-                    if key == session.key:
-                        session.packets_sent += 1
-                        session.bytes_sent += inner_total
-                        session.client_next = sequence + payload
-                        session.client_ack = acknowledgement
-                        session.client_window = window
-                    else:
-                        session.packets_received += 1
-                        session.bytes_received += inner_total
-                        session.server_next = sequence + payload
-                        session.server_ack = acknowledgement
-                        session.server_window = window
-                    self._forwarded += 1
-                    _MACS.pack_into(frame, 0, source_mac, destination_mac)
-                    _ADDRESSES.pack_into(frame, 26, destination, source)
-                    return True
+                endpoint = self.table.endpoints.get(endpoint_id)
+                if (
+                    endpoint is not None
+                    and inner_version == 0x45
+                    and inner_total == length - INNER
+                    and inner_fragment & _UNFRAGMENTED == TCP
+                    and payload >= 0
+                    and offset_flags >= 0x5000
+                    and offset_flags & 0x17 == ACK
+                ):
+                    session = endpoint.flows.get(key)
+                    if session is not None and session.cleared is self.policy:
+                        session.last = now
+                        if key == session.key:
+                            session.packets_sent += 1
+                            session.bytes_sent += inner_total
+                            session.client_next = sequence + payload
+                            session.client_ack = acknowledgement
+                            session.client_window = window
+                        else:
+                            session.packets_received += 1
+                            session.bytes_received += inner_total
+                            session.server_next = sequence + payload
+                            session.server_ack = acknowledgement
+                            session.server_window = window
+                        self._forwarded += 1
+                        _MACS.pack_into(frame, 0, source_mac, destination_mac)
+                        _ADDRESSES.pack_into(frame, 26, destination, source)
+                        return True
+                return self._inner(frame, INNER, length, endpoint_id, now)
         return self._slow(frame, length, now)
 
     def expire(self, now: float) -> None:
@@ -180,7 +174,7 @@ class Engine:
 
     def clear(self, session: Session, now: float) -> None:
         """End a session by the operator's will; neither side is told, as by PAN-OS's ``clear session``."""
-        if session.state is not State.CLOSED:
+        if session.state is not CLOSED:
             self._end(session, EndReason.UNKNOWN, now)
 
     def close(self, now: float) -> None:
@@ -189,25 +183,33 @@ class Engine:
             self._end(session, EndReason.UNKNOWN, now)
 
     def _slow(self, frame: bytearray, length: int, now: float) -> bool:
+        """Take a frame whose outer headers are not as usual."""
         try:
             envelope = parse_hostile_frame(frame, length)
-            if envelope.protocol == IPV6:
-                return self._uninspected(frame, "flow_ipv6", "flow_ipv6_disabled", self.config.ipv6)
-            packet = parse_hostile_packet(frame, envelope.inner, envelope.end)
+        except Malformed as malformed:
+            return self._drop(malformed.args[0])
+        if envelope.protocol == IPV6:
+            return self._uninspected(frame, "flow_ipv6", "flow_ipv6_disabled", self.config.ipv6)
+        return self._inner(frame, envelope.inner, envelope.end, envelope.endpoint, now)
+
+    def _inner(self, frame: bytearray, start: int, end: int, endpoint_id: int, now: float) -> bool:
+        """Take the inner IPv4 packet in ``frame[start:end]``."""
+        try:
+            packet = parse_hostile_packet(frame, start, end)
         except Malformed as malformed:
             return self._drop(malformed.args[0])
         if packet.fragment:
             return self._uninspected(frame, "flow_ipfrag", "flow_ipfrag_drop", self.config.fragments)
-        endpoint = self.table.endpoints.get(envelope.endpoint)
+        endpoint = self.table.endpoints.get(endpoint_id)
         if endpoint is None:
-            endpoint = Endpoint(envelope.endpoint, self._zones.get(envelope.endpoint, self.config.default_zone))
+            endpoint = Endpoint(endpoint_id, self._zones.get(endpoint_id, self.config.default_zone))
         if packet.quoted is not None:
-            return self._icmp_error(frame, packet, endpoint, now)
+            return self._icmp_error(packet, endpoint)
         session = endpoint.flows.get(packet.key)
-        if session is not None and self._outdated(session, packet, now):
-            session = None
-        arrival = Arrival(frame, envelope, packet, session is None or packet.key == session.key, now)
-        refused = self._open(endpoint, arrival) if session is None else self._continue(session, arrival)
+        if session is None or self._outdated(session, packet, now):
+            refused = self._open(endpoint, packet, now)
+        else:
+            refused = self._continue(session, packet, packet.key == session.key, now)
         if refused:
             return self._drop(refused)
         self._forwarded += 1
@@ -226,22 +228,22 @@ class Engine:
         turn_around(frame)
         return True
 
-    def _icmp_error(self, frame: bytearray, packet: Packet, endpoint: Endpoint, now: float) -> bool:
+    def _icmp_error(self, packet: Packet, endpoint: Endpoint) -> bool:
         """An ICMP error belongs to the session of the packet that it quotes, and passes if that session may."""
         session = endpoint.flows.get(packet.quoted or b"")
-        if session is None or session.state is State.DISCARD:
+        if session is None or session.state is DISCARD:
             return self._drop("flow_icmp_error_no_session")
         self._count(session, packet, packet.quoted == session.reverse)
         self._forwarded += 1
-        turn_around(frame)
+        turn_around(packet.frame)
         return True
 
     def _outdated(self, session: Session, packet: Packet, now: float) -> bool:
         """End a session in whose place the packet may open a new one."""
-        if session.state is State.DISCARD and session.policy is not self.policy:
+        if session.state is DISCARD and session.policy is not self.policy:
             self._end(session, EndReason.POLICY_DENY, now)
             return True
-        if session.state is State.CLOSING and packet.flags & (SYN | ACK) == SYN:
+        if session.state is CLOSING and packet.flags & (SYN | ACK) == SYN:
             self._end(session, EndReason.TCP_REUSE, now)
             return True
         return False
@@ -249,9 +251,8 @@ class Engine:
     # A session's packets. These methods return the name of the counter under which the packet is dropped, or
     # None.
 
-    def _open(self, endpoint: Endpoint, arrival: Arrival) -> str | None:
+    def _open(self, endpoint: Endpoint, packet: Packet, now: float) -> str | None:
         """Set up the session of a first packet."""
-        packet, now = arrival.packet, arrival.now
         if packet.protocol == TCP and packet.flags & (SYN | ACK) != SYN:
             if self.config.tcp_reject_non_syn or packet.flags & (SYN | RST):
                 return "flow_tcp_non_syn_drop"
@@ -269,67 +270,64 @@ class Engine:
         if not allowed:
             session.timeout = timers.discard(packet.protocol)
         elif packet.protocol == TCP:
-            session.timeout = tcp.open_session(session, packet, arrival.frame, timers)
+            session.timeout = tcp.open_session(session, packet, timers)
         else:
             session.timeout = timers.active(packet.protocol)
-            session.state = State.ACTIVE
+            session.state = ACTIVE
         self.table.install(session)
         self._counters["session_installed"] += 1
         if not allowed:
-            return self._refuse(session, session.rule.action, arrival, "flow_policy_deny")
-        refused = self._look(session, arrival, packet.payload)
+            return self._refuse(session, session.rule.action, packet, True, now, "flow_policy_deny")
+        refused = self._look(session, packet, packet.payload, True, now)
         if not refused and session.rule.log_start:
             self._log.traffic(session, "start", "allow", now)
         return refused
 
-    def _continue(self, session: Session, arrival: Arrival) -> str | None:
+    def _continue(self, session: Session, packet: Packet, forward: bool, now: float) -> str | None:
         """Take a packet of a session that is in the table."""
-        packet, forward = arrival.packet, arrival.forward
-        if session.state is State.DISCARD:
+        if session.state is DISCARD:
             return "session_discard_drop"
         if session.policy is not self.policy:
             self._counters["session_rematch"] += 1
             self._match(session)
             if session.rule.action is not Action.ALLOW:
-                return self._refuse(session, session.rule.action, arrival, "flow_rematch_deny")
+                return self._refuse(session, session.rule.action, packet, forward, now, "flow_rematch_deny")
         if packet.protocol != TCP:
             self._count(session, packet, forward)
-            session.last = arrival.now
-            return self._look(session, arrival, packet.payload)
+            session.last = now
+            return self._look(session, packet, packet.payload, forward, now)
         fresh = tcp.fresh_data(session, packet, forward)
         if fresh is None:
             if not session.identified:
                 return "tcp_drop_out_of_order"
             fresh = packet.payload
-        closing = session.state is State.CLOSING
-        timeout = tcp.track(session, packet, forward, arrival.frame, self.config.timers)
+        closing = session.state is CLOSING
+        timeout = tcp.track(session, packet, forward, self.config.timers)
         if isinstance(timeout, str):
             return timeout
         self._count(session, packet, forward)
         if closing:
             return None
-        self.table.set_timeout(session, timeout, arrival.now)
-        return self._look(session, arrival, fresh)
+        self.table.set_timeout(session, timeout, now)
+        return self._look(session, packet, fresh, forward, now)
 
-    def _look(self, session: Session, arrival: Arrival, fresh: int) -> str | None:
+    def _look(self, session: Session, packet: Packet, fresh: int, forward: bool, now: float) -> str | None:
         """Look into the packet's data, of which App-ID does not yet know what is from offset *fresh* on."""
-        packet = arrival.packet
         if packet.payload < packet.end or packet.protocol != TCP:
-            refused = None if session.identified else self._identify(session, arrival, fresh)
-            refused = refused or (self._inspect(session, arrival) if session.inspections else None)
+            refused = None if session.identified else self._identify(session, packet, fresh, forward, now)
+            refused = refused or (self._inspect(session, packet, forward, now) if session.inspections else None)
             if refused:
                 return refused
-        if session.identified and packet.protocol == TCP and session.state is State.ACTIVE and not session.inspections:
+        if session.identified and packet.protocol == TCP and session.state is ACTIVE and not session.inspections:
             session.cleared = self.policy
         return None
 
-    def _identify(self, session: Session, arrival: Arrival, fresh: int) -> str | None:
-        packet = arrival.packet
+    def _identify(self, session: Session, packet: Packet, fresh: int, forward: bool, now: float) -> str | None:
         identification = session.identification
         if identification is None:
             identification = session.identification = Identification(packet.protocol)
         start = packet.transport if packet.protocol == ICMP else fresh
-        identification.payload(0 if arrival.forward else 1, bytes(arrival.frame[start : packet.end]))
+        identification.payload(0 if forward else 1, bytes(packet.frame[start : packet.end]))
         session.detail = identification.detail
         if identification.final:
             session.identified = True
@@ -340,12 +338,12 @@ class Engine:
         session.application = identification.application
         self._match(session)
         if session.rule.action is not Action.ALLOW:
-            return self._refuse(session, session.rule.action, arrival, "flow_app_deny")
+            return self._refuse(session, session.rule.action, packet, forward, now, "flow_app_deny")
         return None
 
-    def _inspect(self, session: Session, arrival: Arrival) -> str | None:
-        direction = 0 if arrival.forward else 1
-        payload = bytes(arrival.frame[arrival.packet.payload : arrival.packet.end])
+    def _inspect(self, session: Session, packet: Packet, forward: bool, now: float) -> str | None:
+        direction = 0 if forward else 1
+        payload = bytes(packet.frame[packet.payload : packet.end])
         for inspection in session.inspections:
             try:
                 finding = inspection.inspect(session, direction, payload)
@@ -353,30 +351,35 @@ class Engine:
                 self._counters["inspection_errors"] += 1
                 if self._counters["inspection_errors"] == 1:
                     text = f"{type(inspection).__name__}: {type(error).__name__}: {error}"
-                    self._log.system("inspection-error", "high", text, arrival.now)
+                    self._log.system("inspection-error", "high", text, now)
                 continue
             if finding is not None:
-                self._log.threat(session, finding, direction, arrival.now)
+                self._log.threat(session, finding, direction, now)
                 if finding.action is not Action.ALLOW:
-                    return self._refuse(session, finding.action, arrival, "flow_inspection_drop", EndReason.THREAT)
+                    counter = "flow_inspection_drop"
+                    return self._refuse(session, finding.action, packet, forward, now, counter, EndReason.THREAT)
         return None
 
     def _match(self, session: Session) -> None:
         """Set the session's rule by the policy in force, and the inspections that the rule asks for."""
-        application = session.application
+        application, protocol = session.application, session.protocol
+        source, destination, source_port, destination_port = _ENDS.unpack_from(session.key)
+        if protocol not in (TCP, UDP):
+            source_port = destination_port = 0
+        zone = session.endpoint.zone
         session.policy = self.policy
         session.cleared = None
         session.rule = rule = self.policy.match(
-            session.zone,
-            session.zone,
-            session.source,
-            session.destination,
-            session.protocol,
-            session.source_port,
-            session.destination_port,
+            zone,
+            zone,
+            source,
+            destination,
+            protocol,
+            source_port,
+            destination_port,
             None if application in NOT_IDENTIFIED else application,
         )
-        wanted = [kind for kind in self._inspections if rule.inspect and application in kind.applications]
+        wanted = [kind for kind in self._inspections if application in kind.applications] if rule.inspect else []
         if [type(inspection) for inspection in session.inspections] != wanted:
             session.inspections = tuple(kind() for kind in wanted)
 
@@ -384,45 +387,47 @@ class Engine:
         self,
         session: Session,
         action: Action,
-        arrival: Arrival,
+        packet: Packet,
+        forward: bool,
+        now: float,
         counter: str,
         reason: EndReason = EndReason.POLICY_DENY,
     ) -> str:
         """Discard the session: log it, answer as *action* says. Returns *counter*."""
-        handshake_done = session.state in (State.ACTIVE, State.CLOSING)
+        handshake_done = session.state in (ACTIVE, CLOSING)
         identified = session.application not in NOT_IDENTIFIED
-        session.state = State.DISCARD
+        session.state = DISCARD
         session.end_reason = reason
         session.cleared = session.identification = None
         session.inspections = ()
         self._counters["session_discard"] += 1
         if session.rule.log_end:
             if reason is EndReason.THREAT:
-                self._log.traffic(session, "end", session.rule.action.value, arrival.now)
+                self._log.traffic(session, "end", session.rule.action.value, now)
             else:
-                self._log.traffic(session, "deny" if identified else "drop", action.value, arrival.now)
+                self._log.traffic(session, "deny" if identified else "drop", action.value, now)
         if action is Action.DENY and identified:
             action = APPLICATIONS[session.application].deny
-        tcp_reset = arrival.packet.protocol == TCP and action in _RESETS
+        tcp_reset = packet.protocol == TCP and action in _RESETS
         if tcp_reset and handshake_done:
-            self._reset(action, arrival)
-        elif self.config.icmp_unreachable and action is not Action.DENY and not tcp_reset and arrival.forward:
-            self._inject(injection.unreachable(arrival.packet, arrival.frame), arrival)
-        self.table.set_timeout(session, self.config.timers.discard(session.protocol), arrival.now)
+            self._reset(action, packet, forward)
+        elif self.config.icmp_unreachable and action is not Action.DENY and not tcp_reset and forward:
+            self._inject(injection.unreachable(packet), packet)
+        self.table.set_timeout(session, self.config.timers.discard(session.protocol), now)
         return counter
 
-    def _reset(self, action: Action, arrival: Arrival) -> None:
+    def _reset(self, action: Action, packet: Packet, forward: bool) -> None:
         client, server = _RESETS[action]
-        sender, receiver = (client, server) if arrival.forward else (server, client)
+        sender, receiver = (client, server) if forward else (server, client)
         if sender:
-            self._inject(injection.reset_sender(arrival.packet), arrival)
+            self._inject(injection.reset_sender(packet), packet)
         if receiver:
-            self._inject(injection.reset_receiver(arrival.packet), arrival)
+            self._inject(injection.reset_receiver(packet), packet)
         self._counters["flow_action_close"] += 1
 
-    def _inject(self, packet: bytes, arrival: Arrival) -> None:
+    def _inject(self, injected: bytes, packet: Packet) -> None:
         self._counters["pkt_injected"] += 1
-        self.outbox.append(reply(arrival.frame, arrival.envelope, packet))
+        self.outbox.append(reply(packet.frame, packet.start, injected))
 
     def _count(self, session: Session, packet: Packet, forward: bool) -> None:
         if forward:
@@ -444,7 +449,7 @@ class Engine:
 
     def _end(self, session: Session, reason: EndReason, now: float) -> None:
         """Take the session out of the table and log it, unless that was done when it was refused."""
-        discarded = session.state is State.DISCARD
+        discarded = session.state is DISCARD
         session.end_reason = session.end_reason or reason
         self.table.remove(session)
         self._counters["session_freed"] += 1

@@ -49,7 +49,6 @@ class Malformed(Exception):
 class Envelope(NamedTuple):
     """Where the inner packet lies in the frame (offsets in bytes), and what the GENEVE header says about it."""
 
-    geneve: int
     inner: int
     end: int
     protocol: int
@@ -84,7 +83,7 @@ def parse_hostile_frame(frame: bytearray, length: int) -> Envelope:
     if protocol not in (IPV4, IPV6):
         raise Malformed("geneve_protocol")
     (endpoint,) = _ENDPOINT.unpack_from(frame, geneve + 12)
-    return Envelope(geneve, inner, end, protocol, endpoint)
+    return Envelope(inner, end, protocol, endpoint)
 
 
 def turn_around(frame: bytearray) -> None:
@@ -95,19 +94,18 @@ def turn_around(frame: bytearray) -> None:
     _ADDRESSES.pack_into(frame, 26, destination, source)
 
 
-def reply(frame: bytearray, envelope: Envelope, packet: bytes) -> bytes:
-    """Return a new frame that carries *packet* (IPv4) back in the header of *frame*, a frame as it was
-    received.
+def reply(frame: bytearray, inner: int, packet: bytes) -> bytes:
+    """Return a new frame that carries *packet* (IPv4) back in the header of *frame*, a frame as it was received.
 
-    Ports, GENEVE header, options and cookie are the frame's; the UDP checksum is 0 (RFC 8926 permits it over
-    IPv4).
+    *inner* is the offset of the inner packet in *frame*. Ports, GENEVE header, options and cookie are the frame's;
+    the UDP checksum is 0 (RFC 8926 permits it over IPv4).
     """
-    payload = bytes(frame[envelope.geneve : envelope.inner]) + packet
+    payload = bytes(frame[inner - 40 : inner]) + packet
     source, destination = _ADDRESSES.unpack_from(frame, 26)
     total = 28 + len(payload)
     header = _IPV4.pack(0x45, frame[15], total, 0, 0x4000, 64, 17, 0, destination, source)
     header = _IPV4.pack(0x45, frame[15], total, 0, 0x4000, 64, 17, checksum(header), destination, source)
-    ports = frame[envelope.geneve - 8 : envelope.geneve - 4]
+    ports = frame[inner - 48 : inner - 44]
     macs = frame[6:12] + frame[0:6]
     return b"".join((macs, b"\x08\x00", header, ports, struct.pack("!HH", total - 20, 0), payload))
 

@@ -29,13 +29,13 @@ def reset_receiver(packet: Packet) -> bytes:
     return _reset(packet.key, packet.sequence, packet.acknowledgement)
 
 
-def unreachable(packet: Packet, frame: bytearray) -> bytes:
+def unreachable(packet: Packet) -> bytes:
     """Return ICMP "communication administratively prohibited" (type 3, code 13; RFC 1812, 5.2.7.1) to the
     sender.
 
     It comes from the packet's destination, because the firewall has no address in the tenant's network.
     """
-    quoted = bytes(frame[packet.start : min(packet.end, packet.transport + 8)])
+    quoted = bytes(packet.frame[packet.start : min(packet.end, packet.transport + 8)])
     message = struct.pack("!BBHI", 3, 13, 0, 0) + quoted
     message = struct.pack("!BBHI", 3, 13, checksum(message), 0) + quoted
     return _ipv4(packet.reverse, ICMP, message)

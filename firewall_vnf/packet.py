@@ -38,10 +38,11 @@ _ICMP = struct.Struct("!BBxxHH")
 class Packet:
     """An inner packet, as far as the engine looks at it.
 
-    ``start`` (IPv4 header), ``transport``, ``payload`` and ``end`` are offsets into the frame. ``key`` is the
-    packet's session key, ``reverse`` that of an answer to it. ``sequence`` to ``window`` are set for TCP
-    only, ``icmp_type`` for ICMP only; ``quoted`` is the key of the packet that an ICMP error quotes.
-    ``fragment`` is true for a fragment, of which nothing behind the IPv4 header was parsed.
+    ``frame`` is the buffer that it lies in, which the next one overwrites; ``start`` (IPv4 header), ``transport``,
+    ``payload`` and ``end`` are offsets into it. ``key`` is the packet's session key, ``reverse`` that of an answer to
+    it. ``sequence`` to ``window`` are set for TCP only, ``icmp_type`` for ICMP only; ``quoted`` is the key of the
+    packet that an ICMP error quotes. ``fragment`` is true for a fragment, of which nothing behind the IPv4 header
+    was parsed.
     """
 
     __slots__ = (
@@ -50,6 +51,7 @@ class Packet:
         "end",
         "flags",
         "fragment",
+        "frame",
         "icmp_type",
         "key",
         "payload",
@@ -63,7 +65,8 @@ class Packet:
         "window",
     )
 
-    def __init__(self, protocol: int, start: int, transport: int, end: int) -> None:
+    def __init__(self, frame: bytearray, protocol: int, start: int, transport: int, end: int) -> None:
+        self.frame = frame
         self.protocol = protocol
         self.start = start
         self.transport = self.payload = transport
@@ -84,16 +87,16 @@ def parse_hostile_packet(frame: bytearray, start: int, end: int) -> Packet:
     header = (version & 0x0F) * 4
     if version >> 4 != 4 or header < 20 or total < header or total > end - start or fragment & 0x8000:
         raise Malformed("flow_parse_ip")
-    packet = Packet(protocol, start, start + header, start + total)
+    packet = Packet(frame, protocol, start, start + header, start + total)
     if fragment & 0x3FFF:
         packet.fragment = True
         return packet
     if protocol == TCP:
-        _parse_tcp(frame, packet, addresses)
+        _parse_tcp(packet, addresses)
     elif protocol == UDP:
-        _parse_udp(frame, packet, addresses)
+        _parse_udp(packet, addresses)
     elif protocol == ICMP:
-        _parse_icmp(frame, packet, addresses)
+        _parse_icmp(packet, addresses)
     else:
         suffix = bytes((0, 0, 0, 0, protocol))
         packet.key = addresses + suffix
@@ -103,8 +106,8 @@ def parse_hostile_packet(frame: bytearray, start: int, end: int) -> Packet:
     return packet
 
 
-def _parse_tcp(frame: bytearray, packet: Packet, addresses: bytes) -> None:
-    transport = packet.transport
+def _parse_tcp(packet: Packet, addresses: bytes) -> None:
+    frame, transport = packet.frame, packet.transport
     if packet.end - transport < 20:
         raise Malformed("flow_parse_l4_tcp")
     source, destination, packet.sequence, packet.acknowledgement, offset_flags, packet.window = _TCP.unpack_from(
@@ -116,33 +119,31 @@ def _parse_tcp(frame: bytearray, packet: Packet, addresses: bytes) -> None:
     flags = packet.flags = offset_flags & 0x3F
     if not flags & (SYN | RST | ACK) or bin(flags & (SYN | FIN | RST)).count("1") > 1:
         raise Malformed("flow_parse_l4_tcpflags")
-    _set_ports(frame, packet, addresses, source, destination, b"")
+    _set_ports(packet, addresses, source, destination, b"")
 
 
-def _parse_udp(frame: bytearray, packet: Packet, addresses: bytes) -> None:
-    transport = packet.transport
+def _parse_udp(packet: Packet, addresses: bytes) -> None:
+    frame, transport = packet.frame, packet.transport
     if packet.end - transport < 8:
         raise Malformed("flow_parse_l4_udp")
     source, destination, length = _UDP.unpack_from(frame, transport)
     if length < 8 or length > packet.end - transport:
         raise Malformed("flow_parse_l4_udp")
     packet.payload = transport + 8
-    _set_ports(frame, packet, addresses, source, destination, b"\x11")
+    _set_ports(packet, addresses, source, destination, b"\x11")
 
 
-def _set_ports(
-    frame: bytearray, packet: Packet, addresses: bytes, source: int, destination: int, suffix: bytes
-) -> None:
+def _set_ports(packet: Packet, addresses: bytes, source: int, destination: int, suffix: bytes) -> None:
     if not source or not destination:
         raise Malformed("flow_parse_l4_port")
     packet.source_port, packet.destination_port = source, destination
-    ports = bytes(frame[packet.transport : packet.transport + 4])
+    ports = bytes(packet.frame[packet.transport : packet.transport + 4])
     packet.key = addresses + ports + suffix
     packet.reverse = addresses[4:] + addresses[:4] + ports[2:] + ports[:2] + suffix
 
 
-def _parse_icmp(frame: bytearray, packet: Packet, addresses: bytes) -> None:
-    transport = packet.transport
+def _parse_icmp(packet: Packet, addresses: bytes) -> None:
+    frame, transport = packet.frame, packet.transport
     if packet.end - transport < 8:
         raise Malformed("flow_parse_l4_icmp")
     packet.icmp_type, _, identifier, _ = _ICMP.unpack_from(frame, transport)

@@ -14,7 +14,7 @@ session too, but later (``tcp_unverified_rst``), and one outside is dropped. (PA
 from __future__ import annotations
 
 from firewall_vnf.packet import ACK, FIN, RST, SYN, Packet
-from firewall_vnf.session import EndReason, Session, State, Timers
+from firewall_vnf.session import ACTIVE, CLOSING, OPENING, EndReason, Session, Timers
 
 # What was seen of a connection, in Session.seen.
 SYN_ACK_SEEN, CLIENT_FIN, SERVER_FIN = 1, 2, 4
@@ -24,20 +24,20 @@ _HALF = 0x80000000
 _LARGEST_SCALE = 14  # RFC 7323, 2.3
 
 
-def open_session(session: Session, packet: Packet, frame: bytearray, timers: Timers) -> int:
+def open_session(session: Session, packet: Packet, timers: Timers) -> int:
     """Take the first segment: a SYN, or one in mid-stream where that is permitted. Returns the timeout."""
     session.client_next = _next(packet)
     session.client_window = packet.window
     if packet.flags & SYN:
-        session.client_scale = _window_scale(frame, packet)
-        session.state = State.OPENING
+        session.client_scale = _window_scale(packet)
+        session.state = OPENING
         return timers.tcp_init
     session.seen = SYN_ACK_SEEN
     session.client_ack = session.server_next = packet.acknowledgement
     session.server_ack = packet.sequence
     session.client_scale = session.server_scale = _LARGEST_SCALE
     session.server_window = 0xFFFF
-    session.state = State.ACTIVE
+    session.state = ACTIVE
     return timers.tcp
 
 
@@ -53,20 +53,20 @@ def fresh_data(session: Session, packet: Packet, forward: bool) -> int | None:
     return packet.payload + min(old, length)
 
 
-def track(session: Session, packet: Packet, forward: bool, frame: bytearray, timers: Timers) -> int | str:
+def track(session: Session, packet: Packet, forward: bool, timers: Timers) -> int | str:
     """Move *session* on. Returns its timeout, or the name of the counter under which the segment must be dropped."""
     if packet.flags & (RST | FIN) and not _in_window(session, packet, forward):
         return "tcp_drop_out_of_wnd"
     if packet.flags & RST:
         return _reset(session, packet, forward, timers)
-    if session.state is State.OPENING:
-        dropped = _handshake(session, packet, forward, frame)
+    if session.state is OPENING:
+        dropped = _handshake(session, packet, forward)
         if dropped:
             return dropped
-    elif packet.flags & SYN or session.state is State.CLOSING:  # sent again, or strange: its receiver knows
+    elif packet.flags & SYN or session.state is CLOSING:  # sent again, or strange: its receiver knows
         return session.timeout
     _remember(session, packet, forward)
-    if session.state is State.OPENING:
+    if session.state is OPENING:
         return timers.tcp_handshake if session.seen & SYN_ACK_SEEN else timers.tcp_init
     if packet.flags & FIN:
         session.seen |= CLIENT_FIN if forward else SERVER_FIN
@@ -74,12 +74,12 @@ def track(session: Session, packet: Packet, forward: bool, frame: bytearray, tim
     if not session.seen & (CLIENT_FIN | SERVER_FIN):
         return timers.tcp
     if session.seen & CLIENT_FIN and session.seen & SERVER_FIN:
-        session.state = State.CLOSING
+        session.state = CLOSING
         return timers.tcp_time_wait
     return timers.tcp_half_closed
 
 
-def _handshake(session: Session, packet: Packet, forward: bool, frame: bytearray) -> str | None:
+def _handshake(session: Session, packet: Packet, forward: bool) -> str | None:
     """Take a segment of the handshake. Returns the name of a counter, if it must be dropped."""
     expected = session.server_next if forward else session.client_next
     answers = bool(packet.flags & ACK) and packet.acknowledgement == expected
@@ -87,16 +87,16 @@ def _handshake(session: Session, packet: Packet, forward: bool, frame: bytearray
     if forward and synchronises:  # the client tries again, perhaps with another number
         if packet.flags & ACK or (answered and _next(packet) != session.client_next):
             return "tcp_drop_handshake"
-        session.client_scale = _window_scale(frame, packet)
+        session.client_scale = _window_scale(packet)
     elif forward:
         if not answered or not answers:
             return "tcp_drop_handshake"
-        session.state = State.ACTIVE
+        session.state = ACTIVE
     elif synchronises:
         if not answers:
             return "tcp_drop_handshake"
         session.seen |= SYN_ACK_SEEN
-        session.server_scale = _window_scale(frame, packet)
+        session.server_scale = _window_scale(packet)
     elif answered:
         return "tcp_drop_handshake"
     # else: a server that still knows an older connection; its ACK makes the client reset that (RFC 9293,
@@ -119,12 +119,12 @@ def _remember(session: Session, packet: Packet, forward: bool) -> None:
 
 
 def _reset(session: Session, packet: Packet, forward: bool, timers: Timers) -> int:
-    opening = session.state is State.OPENING
+    opening = session.state is OPENING
     if opening and forward and packet.sequence != session.client_next:  # ends an older connection, not this one
         return session.timeout
-    if session.state is not State.CLOSING:
+    if session.state is not CLOSING:
         session.end_reason = EndReason.TCP_RST_FROM_CLIENT if forward else EndReason.TCP_RST_FROM_SERVER
-    session.state = State.CLOSING
+    session.state = CLOSING
     if forward:
         verified = packet.sequence in (session.client_next & _MASK, session.server_ack)
     else:
@@ -166,8 +166,9 @@ def _before(one: int, other: int) -> bool:
     return bool((one - other) & _HALF)
 
 
-def _window_scale(frame: bytearray, packet: Packet) -> int:
+def _window_scale(packet: Packet) -> int:
     """Return the window scale option of a SYN, -1 where there is none (RFC 7323). Never reads behind the header."""
+    frame = packet.frame
     offset = packet.transport + 20
     while offset < packet.payload:
         kind = frame[offset]

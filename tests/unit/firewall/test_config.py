@@ -1,0 +1,50 @@
+"""The configuration file: what is right loads, what is wrong is one line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from firewall_vnf.config import ConfigError, load_config
+
+MINIMAL = "name: fw1\ninterface: eth0\npolicy: policy.yaml\nlog_directory: logs\ncontrol: /run/fw1.sock\n"
+
+
+def load(directory: Path, text: str) -> object:
+    (directory / "fw1.yaml").write_text(text)
+    return load_config(directory / "fw1.yaml")
+
+
+def test_minimal_file_and_relative_paths(tmp_path: Path) -> None:
+    (tmp_path / "fw1.yaml").write_text(MINIMAL + "zones: {vpce-0123456789abcdef0: transit}\ntimers: {tcp: 60}\n")
+    config = load_config(tmp_path / "fw1.yaml")
+    assert (config.policy, config.control) == (tmp_path / "policy.yaml", Path("/run/fw1.sock"))
+    assert (config.max_sessions, config.tcp_reject_non_syn, config.health_port) == (250_000, True, 80)
+    assert (config.timers.tcp, config.timers.udp) == (60, 30)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "expected a mapping of settings, such as 'name: fw1'"),
+        ("name: [", "not YAML: "),
+        (MINIMAL.replace("interface: eth0\n", ""), "interface: missing; every firewall needs it"),
+        (MINIMAL + "max_session: 5\n", "max_session: unknown setting; known are address, control, default_zone, "),
+        (MINIMAL + "max_sessions: 0\n", "max_sessions: input should be greater than or equal to 1, not 0"),
+        (MINIMAL + "zones: {gwlbe1: inside}\n", "zones.gwlbe1: 'gwlbe1' is no endpoint id; write vpce-0 and 16 more hex digits"),
+        (MINIMAL + "timers: {tcp: soon}\n", "timers.tcp: input should be a valid integer, unable to parse string as an integer, not 'soon'"),
+        (MINIMAL + "timers: {tpc: 5}\n", "timers.tpc: unknown setting; known are discard_other, discard_tcp, "),
+        (MINIMAL + "ipv6: maybe\n", "ipv6: input should be 'pass' or 'drop', not 'maybe'"),
+    ],
+)  # fmt: skip
+def test_errors_are_one_line_with_the_place(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        load(tmp_path, text)
+    assert str(error.value).startswith(f"{tmp_path}/fw1.yaml: {message}")
+    assert "\n" not in str(error.value)
+
+
+def test_missing_file(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="none.yaml: No such file or directory"):
+        load_config(tmp_path / "none.yaml")
