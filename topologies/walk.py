@@ -67,7 +67,7 @@ def walk(topology: Topology, source: str, destination: str, az: str | None = Non
     *source* is the name of an instance or internet host, *destination* is one too, or an IPv4 address. From the
     internet an instance is addressed by its public address. *az* is the zone that appliance mode chooses, where it
     chooses; the attachment's first if None. The last hop delivers, or is ``dropped`` and says why. Where the packet
-    does not arrive, the walk of its reply is empty. Raises ValueError for a name that is no host's, and for an unknown zone.
+    does not arrive, the walk of its reply is empty. Raises ValueError for an unknown host or zone.
     """
     walker = Walker(topology, az)
     hops = walker.walk(source, destination)

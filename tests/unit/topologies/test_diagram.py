@@ -1,0 +1,79 @@
+"""The diagrams show all that a topology has, and nothing lies over another."""
+
+from __future__ import annotations
+
+import re
+from itertools import combinations
+from xml.etree import ElementTree
+
+import pytest
+
+from topologies.diagram import Box, lay_out, mermaid, svg
+from topologies.loader import load_topology
+from topologies.model import Topology
+from topologies.validation import named
+
+
+@pytest.fixture(scope="module")
+def gwlb() -> Topology:
+    return load_topology("gwlb")
+
+
+def test_the_svg_names_everything(gwlb: Topology) -> None:
+    root = ElementTree.fromstring(svg(gwlb))
+    shown = " ".join(text for element in root.iter() if (text := element.text) and element.tag.endswith("text"))
+    for name, _ in named(gwlb):
+        assert name in shown.split(), name
+    for vpc in gwlb.vpcs.values():
+        assert str(vpc.cidr) in shown
+        for subnet_name, subnet in vpc.subnets.items():
+            assert subnet_name in shown
+            assert str(subnet.cidr) in shown
+
+
+def test_the_svg_is_self_contained(gwlb: Topology) -> None:
+    text = svg(gwlb)
+    assert not re.search(r"href=|url\((?!#)|https?://(?!www\.w3\.org/2000/svg)", text)
+
+
+def test_words_are_escaped(gwlb: Topology) -> None:
+    topology = gwlb.model_copy(update={"description": "<b> & co"})
+    assert "&lt;b&gt; &amp; co" in svg(topology)
+    ElementTree.fromstring(svg(topology))
+
+
+def overlap(one: Box, other: Box) -> bool:
+    across = min(one.x + one.width, other.x + other.width) > max(one.x, other.x)
+    return across and min(one.bottom, other.bottom) > max(one.y, other.y)
+
+
+def test_boxes_lie_beside_each_other(gwlb: Topology) -> None:
+    layout = lay_out(gwlb)
+    chips = [box for *_, box in layout.chips]
+    balancers = list(layout.balancers.values())
+    for group in (layout.vpcs.values(), [*layout.subnets.values(), *balancers], chips, layout.transit.values()):
+        assert not any(overlap(one, other) for one, other in combinations(group, 2))
+    everything = [*layout.vpcs.values(), *layout.transit.values(), layout.internet]
+    assert not any(overlap(one, other) for one, other in combinations(everything, 2))
+    assert all(box.x + box.width <= layout.width and box.bottom <= layout.height for box in everything)
+
+
+def test_the_vpc_of_the_firewalls_is_in_the_middle(gwlb: Topology) -> None:
+    assert list(lay_out(gwlb).vpcs) == ["spoke1", "security", "spoke2"]
+
+
+def test_mermaid_has_a_node_for_everything_and_every_edge_ends_at_one(gwlb: Topology) -> None:
+    text = mermaid(gwlb)
+    assert text.count("subgraph ") == len(re.findall(r"^\s+end$", text, re.MULTILINE))
+    nodes = set(re.findall(r"^\s+(?:subgraph )?(\w+)[\[({]", text, re.MULTILINE))
+    edges = re.findall(r"^  (\w+) (?:<-->|-\. PrivateLink \.->|<-- GENEVE -->) (\w+)$", text, re.MULTILINE)
+    assert {end for edge in edges for end in edge} <= nodes
+    assert len(edges) == 3 + 6 + 4 + 6  # internet gateways, endpoints, firewalls, attachments' interfaces
+    for name, place in named(gwlb):
+        assert f'"{name}' in text or f" {name}" in text, place
+
+
+def test_a_topology_of_one_vpc_is_drawn() -> None:
+    topology = Topology.model_validate({"name": "one", "vpcs": {"one": {"cidr": "10.0.0.0/16"}}})
+    ElementTree.fromstring(svg(topology))
+    assert mermaid(topology).startswith("flowchart TB\n")
