@@ -5,7 +5,7 @@ The case of VMware NSX with a VM-Series firewall: two dynamic address groups, DA
 
 from typing import Any
 
-from testbed.proofs import one_firewall_saw_both_directions
+from testbed.proofs import one_firewall_saw_both_directions, stopped_at_the_firewall
 from testbed.run import Run
 from testbed.scenario import main
 
@@ -18,6 +18,7 @@ def story(run: Run) -> None:
         with run.observe(web1, app2) as trip:
             echo = run.ping(web1, app2)
         run.check("no ping was answered", echo.received == 0, f"{echo.received} of {echo.sent}")
+        run.prove(stopped_at_the_firewall(trip))
         table = [session for session in trip.sessions if session.rule == "block-icmp"]
         run.check("the session table holds the refusal", bool(table), "; ".join(map(str, table)))
         line = run.logged(rule="block-icmp", src=web1.address, dst=app2.address)

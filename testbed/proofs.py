@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 
 from testbed.results import Check
-from testbed.trip import Trip
+from testbed.trip import TARGETS, Trip
 from testbed.wire import AWS_CLASS, Frame
 
 #: AWS's options: class, type and bytes of data, always all three and in this order (AWS GWLB guide; gwlbtun).
@@ -30,6 +30,22 @@ def followed_the_model(trip: Trip) -> Check:
     made = sum(bool(packets) for packets in expected.values())
     detail = f"{made} decisions, {trip.sent} packets there, {trip.returned} back"
     return Check("every packet took the model's path, hop by hop", not problems, "; ".join(problems) or detail)
+
+
+def stopped_at_the_firewall(trip: Trip) -> Check:
+    """Packets from the client reached a firewall as the model says, and none of them any decision after it."""
+    expected = trip.expected()
+    problems, stopped = [], 0
+    for hops in trip.forward:
+        stopped += (packets := trip.carried(hops, back=False))
+        tables = [hop.table for hop in hops]
+        firewall = tables.index(TARGETS) if TARGETS in tables else len(hops)
+        for hop in [*hops[:firewall], *hops[firewall + 1 :]] if packets else []:
+            wanted = expected[hop.decision] if hop in hops[:firewall] else 0
+            if (count := trip.rises.get(hop.decision, 0)) != wanted:
+                problems.append(f"{hop.decision}: {count} packets instead of {wanted}")
+    detail = "; ".join(problems) or f"{stopped} packets reached a firewall, {trip.sent} arrived"
+    return Check("the firewall stopped every packet", stopped > 0 and trip.sent == 0 and not problems, detail)
 
 
 def one_firewall_saw_both_directions(trip: Trip) -> Check:

@@ -22,18 +22,26 @@ TEMPLATE = Path(__file__).with_name("report.html")
 def show(results: Results, console: Console) -> None:
     """Print the checks that failed, the measurements, and how it ended."""
     if results.measurements:
-        grid = Grid(box=box.SIMPLE_HEAD, pad_edge=False)
+        shown = Grid(box=box.SIMPLE_HEAD, pad_edge=False)
         for title, justify in (("measurement", "left"), ("value", "right"), ("of", "left"), ("spread", "left")):
-            grid.add_column(title, justify=justify)  # type: ignore[arg-type]
+            shown.add_column(title, justify=justify)  # type: ignore[arg-type]
         for measurement in results.measurements:
             value = quantity(measurement.value, measurement.unit)
-            grid.add_row(plain(measurement.name), value, plain(of(measurement.labels)), spread(measurement))
-        console.print(grid)
+            shown.add_row(plain(measurement.name), value, plain(of(measurement.labels)), spread(measurement))
+        console.print(shown)
     for check in results.checks:
         if not check.passed:
             console.print(f"[bold red]✗ {plain(check.name)}[/] {plain(check.detail)}", highlight=False, soft_wrap=True)
     style = "bold green" if results.passed else "bold red"
     console.print(f"[{style}]{PASSED if results.passed else FAILED}[/]: {summary(results)}", highlight=False)
+
+
+def grid(table: Table) -> Grid:
+    """Return a table of evidence for the terminal."""
+    shown = Grid(*table.columns, title=table.title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    for row in table.rows:
+        shown.add_row(*map(plain, row))
+    return shown
 
 
 def summary(results: Results) -> str:
@@ -65,9 +73,13 @@ def spread(measurement: Measurement) -> str:
 def html(results: Results) -> str:
     """Return the report as one HTML page that needs nothing else."""
     sections = [_checks(results), _measurements(results)]
-    drawn = [figures.throughput_bars(results.measurements), figures.series_lines(results.series)]
+    drawn = [
+        figures.variant_bars(results.measurements) or figures.throughput_bars(results.measurements),
+        figures.series_lines(results.series),
+    ]
     if any(drawn):
         sections.append(_section("Figures", "\n".join(f"<figure>{figure}</figure>" for figure in drawn if figure)))
+    sections += [_section(title, drawing) for title, drawing in results.drawings.items()]
     sections += [_section(table.title, _table(table)) for table in results.tables]
     sections.append(_section("Measured with", _manifest(results)))
     return Template(TEMPLATE.read_text()).substitute(

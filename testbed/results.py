@@ -74,6 +74,7 @@ class Results:
     measurements: list[Measurement] = field(default_factory=list)
     series: list[Series] = field(default_factory=list)
     tables: list[Table] = field(default_factory=list)
+    drawings: dict[str, str] = field(default_factory=dict)  # SVG by title, for the report
     manifest: dict[str, Any] = field(default_factory=dict)
 
     @property

@@ -32,6 +32,7 @@ from testbed.progress import Narrator
 from testbed.results import Check, Label, Measurement, Results, Series
 from testbed.statistics import summarize
 from testbed.trip import Trip, observe, traffic_log
+from topologies import diagram
 from topologies.loader import load_topology
 from topologies.model import Topology
 
@@ -75,6 +76,7 @@ class Run:
             with self.narrator.step(f"building the lab {plan.name}"):
                 self._lab = lab = stack.enter_context(Lab(plan, datapath=self.datapath))
             self.results.manifest |= {"topology": plan.name, "datapath": lab.datapath, "mtu": plan.mtu}
+            self.results.drawings[f"The network {plan.name}"] = diagram.svg(plan)
             self.measure("lab up", time.monotonic() - start, "s")
             try:
                 yield lab
@@ -154,8 +156,9 @@ class Run:
         assert self._lab is not None, "observe() belongs inside run.lab()"
         with observe(self._lab, client, server) as trip:
             yield trip
-        self.results.tables.append(trip.path_table(self._title(f"the path {client.name} → {server.name}")))
-        self.results.save(self._title(f"geneve {client.name} {server.name}.pcap"), trip.capture)
+        ends = f"{client.name} → {server.name} {trip.traffic}"
+        self.results.tables.append(trip.path_table(self._title(f"the path {ends}")))
+        self.results.save(self._title(f"geneve {ends}.pcap"), trip.capture)
 
     def address(self, client: Host, server: Host) -> IPv4Address:
         """Return the address by which *client* reaches *server*: from the internet, an instance's public one.

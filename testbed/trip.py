@@ -119,6 +119,15 @@ class Trip:
                         expected[chosen] = expected.get(chosen, 0) + inspected
         return expected
 
+    @property
+    def traffic(self) -> str:
+        """What it was, by the firewalls' sessions: ``icmp``, ``tcp 80``."""
+        names = {
+            session.protocol if session.protocol == "icmp" else f"{session.protocol} {session.destination_port}"
+            for session in self.sessions
+        }
+        return ", ".join(sorted(names))
+
     def path_table(self, title: str) -> Table:
         """Return the walks that packets took, there and back, with what each decision counted."""
         rows = []

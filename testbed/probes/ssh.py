@@ -11,8 +11,6 @@ import os
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from ipaddress import IPv4Address
 from pathlib import Path
@@ -21,8 +19,6 @@ from testbed.probes.child import Child, Node, ProbeError, program
 
 PORT = 22
 TIMEOUT = 10.0
-#: Where sshd wants an empty directory for its unprivileged half (Debian's sshd).
-PRIVILEGE_SEPARATION = Path("/run/sshd")
 
 
 @dataclass(frozen=True)
@@ -48,12 +44,11 @@ def login(
     """
     address = address or server.address
     title = f"ssh {client.name} → {server.name} ({address})"
-    with tempfile.TemporaryDirectory(prefix="bumpwire-ssh-") as name, privilege_separation():
+    with tempfile.TemporaryDirectory(prefix="bumpwire-ssh-") as name:
         directory = Path(name)
         (directory / "sshd_config").write_text(server_configuration(directory, port))
         make_keys(directory)
-        serve = [program("sshd"), "-D", "-e", "-f", str(directory / "sshd_config")]
-        with Child(server, f"{title}, server", serve) as listener:
+        with Child(server, f"{title}, server", server_command(directory / "sshd_config")) as listener:
             listener.wait_listening(port)
             start = time.monotonic()
             command = f'echo "$SSH_CONNECTION"; sleep {hold:g}'
@@ -114,17 +109,17 @@ def make_keys(directory: Path) -> None:
     (directory / "known_hosts").write_text(f"bumpwire {host_key}")
 
 
-@contextmanager
-def privilege_separation() -> Iterator[None]:
-    """Provide sshd's directory, which the package's service makes where it runs, and remove it again."""
-    if PRIVILEGE_SEPARATION.exists() or os.geteuid() != 0:  # only root's sshd wants it
-        yield
-        return
-    PRIVILEGE_SEPARATION.mkdir(mode=0o755)
-    try:
-        yield
-    finally:
-        PRIVILEGE_SEPARATION.rmdir()
+def server_command(configuration: Path) -> list[str]:
+    """Return the command line of an sshd in the foreground.
+
+    Root's sshd wants the directory /run/sshd, which the package's service makes where it runs. Here it is in a /run
+    that only this process sees, so that the machine's own stays as it is.
+    """
+    sshd = [program("sshd"), "-D", "-e", "-f", str(configuration)]
+    if os.geteuid() != 0:
+        return sshd
+    private = 'mount -t tmpfs tmpfs /run && mkdir /run/sshd && exec "$@"'
+    return [program("unshare"), "--mount", "sh", "-c", private, "sh", *sshd]
 
 
 def is_locked(user: str) -> bool:

@@ -245,11 +245,11 @@ def test_ssh_refuses_a_key_that_is_not_the_users(node: Loopback, port: int, monk
         ssh.login(node, node, port=port)
 
 
-def test_ssh_leaves_nothing_of_its_own(node: Loopback, port: int) -> None:
+def test_ssh_leaves_the_machines_run_directory_as_it_is(node: Loopback, port: int) -> None:
     needs("ssh", "sshd")
-    before = ssh.PRIVILEGE_SEPARATION.exists()
+    before = set(Path("/run").iterdir())
     ssh.login(node, node, port=port)
-    assert ssh.PRIVILEGE_SEPARATION.exists() == before
+    assert {Path("/run/sshd")} & set(Path("/run").iterdir()) == {Path("/run/sshd")} & before
 
 
 @pytest.mark.parametrize("text", ["", "\n", "nobody 1 2 3"])

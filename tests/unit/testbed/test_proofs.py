@@ -162,6 +162,39 @@ def test_a_packet_to_the_controller() -> None:
     assert failing(proofs.nothing_reached_the_controller, packet_ins=2) == "2 packets"
 
 
+def stopped() -> Trip:
+    """Return a trip of which every packet came to fw3 and no further."""
+    bad = trip()
+    bad.sent = bad.returned = 0
+    bad.frames = {"fw1": [], "fw3": [THERE] * COUNT}
+    hops = bad.forward[1]
+    index = [hop.table for hop in hops].index("targets")
+    bad.rises = (
+        dict.fromkeys(bad.rises, 0) | {hop.decision: COUNT for hop in hops[:index]} | {"gwlb/targets fw3": COUNT}
+    )
+    return bad
+
+
+def test_a_firewall_that_stops_packets() -> None:
+    check = proofs.stopped_at_the_firewall(stopped())
+    assert (check.passed, check.detail) == (True, "5 packets reached a firewall, 0 arrived")
+
+
+def test_a_packet_that_slips_through_a_firewall() -> None:
+    leak = stopped()
+    leak.rises = dict(leak.rises) | {"tgw/security 10.250.0.0/16": 1}
+    check = proofs.stopped_at_the_firewall(leak)
+    assert (check.passed, check.detail) == (False, "tgw/security 10.250.0.0/16: 1 packets instead of 0")
+
+
+def test_packets_that_never_reached_a_firewall_were_not_stopped_by_it() -> None:
+    lost = stopped()
+    lost.frames = {"fw1": [], "fw3": []}
+    lost.rises = dict.fromkeys(lost.rises, 0)
+    check = proofs.stopped_at_the_firewall(lost)
+    assert (check.passed, check.detail) == (False, "0 packets reached a firewall, 0 arrived")
+
+
 # -- what the proofs are made of ------------------------------------------------------------------------------------
 
 
