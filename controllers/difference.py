@@ -20,7 +20,8 @@ class Change:
     item: Flow | Group
 
     def __str__(self) -> str:
-        return f"{self.operation.value} {self.item}"
+        decision = self.item.decision if isinstance(self.item, Flow) else ""
+        return f"{self.operation.value} {decision}{': ' if decision else ''}{self.item}"
 
 
 def difference(installed: Program, desired: Program) -> list[Change]:
