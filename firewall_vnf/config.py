@@ -88,7 +88,8 @@ def load_config(path: Path) -> Config:
         first = error.errors()[0]
         place = ".".join(str(part) for part in first["loc"] if part != "[key]")
         if first["type"] == "extra_forbidden":
-            message = f"unknown setting; known are {', '.join(sorted(Config.model_fields))}"
+            known = Timers if first["loc"][0] == "timers" else Config
+            message = f"unknown setting; known are {', '.join(sorted(known.model_fields))}"
         elif first["type"] == "missing":
             message = "missing; every firewall needs it"
         elif first["type"] == "string_pattern_mismatch":

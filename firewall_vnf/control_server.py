@@ -21,7 +21,7 @@ from firewall_vnf.engine import Engine
 from firewall_vnf.session import PROTOCOLS, Session
 
 #: Sessions looked at in one turn.
-TURN = 256
+TURN = 64
 #: A longer request is refused, in bytes.
 LONGEST_REQUEST = 65536
 #: Answer that may wait for its reader, in bytes, before more of it is made.
@@ -121,22 +121,20 @@ class ControlServer:
             self._poll.register(connection, select.POLLIN)
 
     def _turn(self, client: _Client, now: float) -> None:
-        if client.answer is None:
+        if client.answer is None and b"\n" not in client.received:
             data = client.socket.recv(LONGEST_REQUEST)
             client.received += data
             if not data or len(client.received) > LONGEST_REQUEST:
                 self._close(client)
                 return
-        elif client.unsent:
-            with contextlib.suppress(BlockingIOError):
-                del client.unsent[: client.socket.send(client.unsent[:ENOUGH])]
         if client.answer is None and b"\n" in client.received:
             line, client.received = client.received.split(b"\n", 1)
             client.answer = self._answer(line, now)
-            self._poll.modify(client.socket, select.POLLOUT)  # no other request before this one is answered
-        if client.answer is not None and client.finish_turn():
-            client.answer = None
-            self._poll.modify(client.socket, select.POLLIN)
+        if client.answer is not None:
+            client.go_on()
+        # No request is read before the one before it is answered.
+        answering = client.answer is not None or b"\n" in client.received
+        self._poll.modify(client.socket, select.POLLOUT if answering else select.POLLIN)
 
     def _close(self, client: _Client) -> None:
         del self._clients[client.socket.fileno()]
@@ -156,6 +154,8 @@ class ControlServer:
 
     def _run(self, command: object, request: dict[str, Any], now: float) -> Iterator[str]:
         limit = request.pop("limit", None)
+        if limit is not None and not isinstance(limit, int):
+            raise ValueError(f"limit is a number, not {limit!r}")
         unknown = sorted(set(request) - set(FILTERS))
         if unknown:
             raise ValueError(f"unknown filter {unknown[0]!r}; known are {', '.join(FILTERS)}")
@@ -195,13 +195,17 @@ class _Client:
         self.answer: Iterator[str] | None = None
         self.unsent = bytearray()
 
-    def finish_turn(self) -> bool:
-        """Make some of the answer. True when there is no more of it and all is sent."""
-        steps = 0
-        while self.answer is not None and steps < TURN and len(self.unsent) < ENOUGH:
+    def go_on(self) -> None:
+        """Make some of the answer and send what the socket takes; ``answer`` is None when all of it is sent."""
+        assert self.answer is not None
+        complete = False
+        for _ in range(TURN):
+            if complete or len(self.unsent) >= ENOUGH:
+                break
             piece = next(self.answer, None)
-            if piece is None:
-                return not self.unsent
-            self.unsent += piece.encode()
-            steps += 1
-        return False
+            complete = piece is None
+            self.unsent += (piece or "").encode()
+        with contextlib.suppress(BlockingIOError):
+            del self.unsent[: self.socket.send(self.unsent)]
+        if complete and not self.unsent:
+            self.answer = None

@@ -181,6 +181,11 @@ def test_an_ssh_session_goes_through_and_is_seen_and_logged(bench: Bench) -> Non
 def test_what_the_policy_refuses_does_not_come_back(bench: Bench) -> None:
     bench.firewall()
     bench.wire.send(frame(ipv4(CLIENT, SERVER, 1, bytes.fromhex("0800000000070001") + bytes(56))))
+    other_port, other_address = bytearray(ssh(2000)[0]), bytearray(ssh(2000)[0])
+    other_port[36:38] = b"\x17\xc2"
+    other_address[30:34] = b"\x0a\x64\0\x63"
+    assert bench.exchange(bytes(other_port))[23] == 1  # the kernel's affair: ICMP port unreachable
+    bench.wire.send(other_address)
     # Neither an echo nor the kernel's own ICMP port unreachable: the next frame answers the next one.
     first = ssh()[0]
     assert bench.exchange(first) == turned(first)

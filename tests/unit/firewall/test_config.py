@@ -32,8 +32,8 @@ def test_minimal_file_and_relative_paths(tmp_path: Path) -> None:
         (MINIMAL.replace("interface: eth0\n", ""), "interface: missing; every firewall needs it"),
         (MINIMAL + "max_session: 5\n", "max_session: unknown setting; known are address, control, default_zone, "),
         (MINIMAL + "max_sessions: 0\n", "max_sessions: input should be greater than or equal to 1, not 0"),
-        (MINIMAL + "zones: {gwlbe1: inside}\n", "zones.gwlbe1: 'gwlbe1' is no endpoint id; write vpce-0 and 16 more hex digits"),
-        (MINIMAL + "timers: {tcp: soon}\n", "timers.tcp: input should be a valid integer, unable to parse string as an integer, not 'soon'"),
+        (MINIMAL + "zones: {gwlbe1: inside}\n", "zones.gwlbe1: 'gwlbe1' is no endpoint id; write vpce-0 and "),
+        (MINIMAL + "timers: {tcp: soon}\n", "timers.tcp: input should be a valid integer, "),
         (MINIMAL + "timers: {tpc: 5}\n", "timers.tpc: unknown setting; known are discard_other, discard_tcp, "),
         (MINIMAL + "ipv6: maybe\n", "ipv6: input should be 'pass' or 'drop', not 'maybe'"),
     ],
@@ -46,5 +46,5 @@ def test_errors_are_one_line_with_the_place(tmp_path: Path, text: str, message: 
 
 
 def test_missing_file(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="none.yaml: No such file or directory"):
+    with pytest.raises(ConfigError, match=r"none\.yaml: No such file or directory"):
         load_config(tmp_path / "none.yaml")
