@@ -54,7 +54,7 @@ def test_a_firewall_that_is_killed_is_reported(tmp_path: Path) -> None:
     assert not passed
     (check,) = (check for check in result["checks"] if not check["passed"])
     assert check["name"] == "all firewalls and the controller lived"
-    assert check["detail"].startswith("firewall fw2 ended with -9")
+    assert "fw2 ended with -9" in check["detail"]
 
 
 def test_a_controller_that_is_killed_is_reported(tmp_path: Path) -> None:
