@@ -1,4 +1,4 @@
-"""The performance table: the path with and without the detour, with different appliances in it, side by side in one run.
+"""The performance table: the path without the detour and with different appliances in it, side by side in one run.
 
 Machines differ and are noisy, so variants take turns (round after round), medians are kept, and what is compared with
 a target is a ratio of two of them. The engine is measured alone as well, without any packet on a wire.
@@ -10,15 +10,15 @@ import statistics
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from ipaddress import IPv4Address
 
 from firewall_vnf import benchmark
 from testbed.lab import Lab
 from testbed.probes import connections, iperf3
-from testbed.progress import Narrator
-from testbed.results import Measurement, Results
+from testbed.progress import Narrator, quantity
+from testbed.results import Label, Measurement, Results, Table
 from topologies.bypass import without_inspection
 from topologies.model import Topology
 
@@ -93,30 +93,39 @@ class Bench:
         self.topology = topology
         self.rounds = rounds
         self.seconds = seconds
-        self.samples: dict[tuple[str, str, str, str], list[float]] = defaultdict(list)
+        self.samples: dict[tuple[str, str, int, int], list[float]] = defaultdict(list)
 
     def run(self) -> None:
-        """Measure everything and keep the medians."""
-        for number in range(self.rounds):
-            for variant in VARIANTS:
-                with self.narrator.step(f"round {number + 1} of {self.rounds}: {variant.name}"):
-                    self.measure(variant)
-        for (variant, name, mtu, flows), values in self.samples.items():
-            unit = UNITS[name]
-            labels = {"variant": variant, "mtu": mtu, "flows": flows, "rounds": len(values)}
-            spread = {"minimum": min(values), "maximum": max(values)}
-            self.results.measurements.append(
-                Measurement(name, statistics.median(values), unit, {k: v for k, v in (labels | spread).items() if v})
-            )
+        """Measure everything; what was measured is kept even when it ends early."""
+        try:
+            for number in range(1, self.rounds + 1):
+                for variant in VARIANTS:
+                    with self.narrator.step(f"round {number} of {self.rounds}: {variant.name}", self.duration):
+                        self.measure(variant)
+        finally:
+            self.results.measurements += self.medians()
         with self.narrator.step("the engine alone"):
             self.results.measurements += engine_measurements()
+
+    @property
+    def duration(self) -> float:
+        """About how long one variant takes, in seconds: its measurements, each one's set-up, the lab's."""
+        return (len(MTUS) * len(FLOWS) + 1) * (self.seconds + 0.5) + 4
+
+    def medians(self) -> Iterator[Measurement]:
+        for (variant, name, mtu, streams), values in self.samples.items():
+            labels: dict[str, Label] = {"variant": variant}
+            if mtu:
+                labels |= {"mtu": mtu, "streams": streams}
+            labels |= {"repeats": len(values), "minimum": min(values), "maximum": max(values)}
+            yield Measurement(name, statistics.median(values), UNITS[name], labels)
 
     def measure(self, variant: Variant) -> None:
         """Take one sample of each of the figures of *variant*."""
         start = time.monotonic()
         with variant.lab(self.topology) as lab:
             if variant is FIREWALL:
-                self.samples[variant.name, "lab up", "", ""].append(time.monotonic() - start)
+                self.samples[variant.name, "lab up", 0, 0].append(time.monotonic() - start)
             lab.wait(lambda: lab.host(CLIENT).run(ping(lab)).returncode == 0, f"the first reply through {variant.name}")
             for mtu in MTUS:
                 for name in (CLIENT, SERVER):
@@ -125,20 +134,20 @@ class Bench:
                     throughput = iperf3.measure(
                         lab.host(CLIENT), lab.host(SERVER), seconds=self.seconds, streams=flows
                     ).bits_per_second
-                    self.samples[variant.name, "throughput", str(mtu), str(flows)].append(throughput)
+                    self.samples[variant.name, "throughput", mtu, flows].append(throughput)
             rate = connections.measure(lab.host(CLIENT), lab.host(SERVER), seconds=self.seconds)
-            self.samples[variant.name, "connections", "", ""].append(rate.per_second)
+            self.samples[variant.name, "connections", 0, 0].append(rate.per_second)
             start = time.monotonic()
         if variant is FIREWALL:
-            self.samples[variant.name, "lab down", "", ""].append(time.monotonic() - start)
+            self.samples[variant.name, "lab down", 0, 0].append(time.monotonic() - start)
 
-    def median(self, variant: Variant, name: str, mtu: str = "", flows: str = "") -> float:
+    def median(self, variant: Variant, name: str, mtu: int = 0, flows: int = 0) -> float:
         """Return the median of a figure that was sampled."""
         return statistics.median(self.samples[variant.name, name, mtu, flows])
 
     def targets(self) -> Iterator[Target]:
         """Yield what the project promises, with what was measured."""
-        one = {variant: self.median(variant, "throughput", "8500", "1") for variant in VARIANTS[:3]}
+        one = {variant: self.median(variant, "throughput", 8500, 1) for variant in VARIANTS[:3]}
         engine = {m.name: m.value for m in self.results.measurements if m.name.startswith("engine")}
         yield Target("firewall / turn-around, one flow, MTU 8,500", one[FIREWALL] / one[TURN_AROUND], 0.9, "")
         yield Target("firewall / no detour, one flow, MTU 8,500", one[FIREWALL] / one[NO_DETOUR], 0.5, "")
@@ -169,3 +178,28 @@ def engine_measurements() -> list[Measurement]:
             for count in (250_000, 1_000_000)
         ),
     ]
+
+
+def soak_measurements(frames: int) -> list[Measurement]:
+    """Feed the engine mutated frames; returns how fast that went and the engine's counters.
+
+    Raises whatever the engine lets through: nothing may.
+    """
+    start = time.monotonic()
+    counters = benchmark.soak(frames)
+    rate = Measurement("fuzzed frames", frames / (time.monotonic() - start), "1/s", {})
+    return [rate, *(Measurement(name, value, "packets", {}) for name, value in counters.items() if value)]
+
+
+def target_table(targets: Iterable[Target]) -> Table:
+    """Return the promises beside what was measured."""
+    rows = (
+        (
+            target.name,
+            quantity(target.value, target.unit),
+            f"{'≤' if target.at_most else '≥'} {quantity(target.bound, target.unit)}",
+            "met" if target.met else "missed",
+        )
+        for target in targets
+    )
+    return Table("Targets", ("figure", "measured", "target", ""), tuple(rows))

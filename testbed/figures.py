@@ -39,6 +39,30 @@ def throughput_bars(measurements: Sequence[Measurement]) -> str:
     return _svg(figure)
 
 
+def variant_bars(measurements: Sequence[Measurement]) -> str:
+    """Return the throughput of a benchmark's variants side by side, a group for each MTU and number of streams."""
+    shown = [measurement for measurement in measurements if {"variant", "mtu"} <= measurement.labels.keys()]
+    if not shown:
+        return ""
+    variants = list(dict.fromkeys(str(measurement.labels["variant"]) for measurement in shown))
+    groups = list(dict.fromkeys((measurement.labels["mtu"], measurement.labels["streams"]) for measurement in shown))
+    figure, axes = _figure(4.2)
+    width = 0.8 / len(variants)
+    for measurement in shown:
+        number = variants.index(str(measurement.labels["variant"]))
+        group = groups.index((measurement.labels["mtu"], measurement.labels["streams"]))
+        place, value = group + (number - (len(variants) - 1) / 2) * width, measurement.value / 1e9
+        axes.bar(place, value, width * 0.92, color=COLOURS[number], label=variants[number] if not group else None)
+        axes.annotate(f"{value:.2f}", (place, value), (0, 3), textcoords="offset points", ha="center", fontsize=8)
+    axes.set_xticks(
+        range(len(groups)), [f"MTU {mtu}, {streams} TCP flow{'s'[: streams != 1]}" for mtu, streams in groups]
+    )
+    axes.set_ylabel("throughput, Gbit/s")
+    axes.grid(axis="y", color=LINE)
+    axes.legend(frameon=False, ncols=len(variants), loc="upper right")
+    return _svg(figure)
+
+
 def series_lines(series: Sequence[Series]) -> str:
     """Return the rates over time as lines; empty where there are none."""
     shown = [one for one in series if one.unit == "bit/s" and one.points]

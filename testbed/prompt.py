@@ -1,4 +1,4 @@
-"""The prompt of ``bumpwire up``: Mininet's, where a node's name stands for the address that the asking node can reach."""
+"""The prompt of ``bumpwire up``: Mininet's, where a node's name stands for the address that the asking node reaches."""
 
 from __future__ import annotations
 

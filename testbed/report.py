@@ -33,7 +33,8 @@ def show(results: Results, console: Console) -> None:
         if not check.passed:
             console.print(f"[bold red]✗ {plain(check.name)}[/] {plain(check.detail)}", highlight=False, soft_wrap=True)
     style = "bold green" if results.passed else "bold red"
-    console.print(f"[{style}]{PASSED if results.passed else FAILED}[/]: {summary(results)}", highlight=False)
+    if results.checks:
+        console.print(f"[{style}]{PASSED if results.passed else FAILED}[/]: {summary(results)}", highlight=False)
 
 
 def grid(table: Table) -> Grid:

@@ -40,7 +40,8 @@ def main(gwlb: str, own: str) -> None:
     ):
         subprocess.run(["iptables", *rule], check=True)
     queue = NetfilterQueue()
-    queue.bind(QUEUE, judge, max_len=4096)
+    # The headers are enough for a verdict, and the binding's buffer ends at 4,096 bytes.
+    queue.bind(QUEUE, judge, max_len=4096, range=256)
     queue.run()
 
 

@@ -1,4 +1,4 @@
-"""An inspecting appliance in Scapy: sniff, dissect, decide, send back. Run as ``python -m testbed.peers.scapy_appliance``.
+"""An inspecting appliance in Scapy: sniff, dissect, decide, send back; ``python -m testbed.peers.scapy_appliance``.
 
 It does what a first exercise does: every frame becomes a tree of objects, the inner packet is looked at, the outer
 addresses are swapped, and the frame is built again.
