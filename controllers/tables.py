@@ -27,8 +27,9 @@ def next_tables(program: Program, flow: Flow) -> Iterator[int | str]:
 
     def of(actions: tuple[Action, ...]) -> Iterator[int | str]:
         for action in actions:
-            if isinstance(action, GotoTable | Resubmit) or (isinstance(action, Ct) and action.table is not None):
-                yield action.table
+            to = action.table if isinstance(action, GotoTable | Resubmit | Ct) else None
+            if to is not None:
+                yield to
             elif isinstance(action, Output):
                 yield "out"
             elif isinstance(action, SelectGroup):

@@ -101,5 +101,5 @@ def test_a_digest_is_of_the_content_not_of_the_order() -> None:
 def test_two_decisions_on_one_match_are_a_bug_that_names_both() -> None:
     pipeline = Pipeline()
     pipeline.flow("a/b one", 0, 5, match(IP))
-    with pytest.raises(ValueError, match="two flows match the same: 'a/b one' and 'a/b two': .*priority=5,ip"):
+    with pytest.raises(ValueError, match=r"two flows match the same: 'a/b one' and 'a/b two': .*priority=5,ip"):
         pipeline.flow("a/b two", 0, 5, match(IP), Output(1))
