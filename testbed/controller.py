@@ -61,8 +61,7 @@ class ControllerProcess:
 
     def in_sync(self, switches: int) -> bool:
         """Whether that many switches are connected and have the desired tables."""
-        states = self.status().get("switches", {}).values()
-        return sum(state["in_sync"] for state in states) == switches
+        return [state["in_sync"] for state in self.status().get("switches", {}).values()] == [True] * switches
 
     def problem(self) -> str | None:
         """Return a line when the process is gone, with the last line of its log."""

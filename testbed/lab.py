@@ -282,7 +282,7 @@ class Lab:
 
     def problems(self) -> list[str]:
         """Return a line for every part of the lab that has died; empty when all is well."""
-        parts = [self.controller, *self.appliances.values()]
+        parts: list[ControllerProcess | Appliance] = [self.controller, *self.appliances.values()]
         return [problem for part in parts if (problem := part.problem())]
 
 

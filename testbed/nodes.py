@@ -17,8 +17,6 @@ from mininet.node import Host as MininetHost
 from mininet.node import OVSSwitch
 from pyroute2 import IPRoute
 
-from testbed.journal import Journal
-
 #: MTU in bytes of every link; a host's own interface may be set lower (AWS's limit on an interface is 9,001).
 LINK_MTU = 9001
 
@@ -118,9 +116,3 @@ def configure(nodes: Sequence[tuple[MininetHost, Sequence[str]]]) -> None:
         output = node.waitOutput().strip()
         if output:
             raise RuntimeError(f"{node.name}: {output}")
-
-
-def record(journal: Journal, nodes: Sequence[MininetHost]) -> None:
-    """Note the nodes' processes."""
-    journal.nodes.update({node.name: node.pid for node in nodes})
-    journal.save()

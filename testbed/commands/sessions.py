@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import typer
 
 
@@ -26,19 +28,21 @@ def command(
         raise RequestError(f"{firewall} is no firewall of the running lab: it has {', '.join(controls)}")
     if number and not firewall:
         raise RequestError("--id needs the name of the firewall: bumpwire sessions fw1 --id 7")
-    asked = {firewall: controls[firewall]} if firewall else controls
-    try:
-        if counters:
-            answers = {name: control.counters() for name, control in asked.items()}
-            texts = {name: format_counters(answer) for name, answer in answers.items()}
-        elif number:
-            answers = {firewall: asked[firewall].session(number)}
-            texts = {firewall: format_session(answers[firewall])}
-        else:
-            answers = {name: control.sessions() for name, control in asked.items()}
-            texts = {name: format_sessions(answer) for name, answer in answers.items()}
-    except ControlError as error:
-        raise MachineError(str(error)) from None
+    answers: dict[str, Any] = {}
+    texts: dict[str, str] = {}
+    for name in [firewall] if firewall else controls:
+        try:
+            if counters:
+                answers[name] = controls[name].counters()
+                texts[name] = format_counters(answers[name])
+            elif number:
+                answers[name] = controls[name].session(number)
+                texts[name] = format_session(answers[name])
+            else:
+                answers[name] = controls[name].sessions()
+                texts[name] = format_sessions(answers[name])
+        except ControlError as error:
+            raise MachineError(f"{name}: {error}") from None
     if as_json:
         print(json.dumps(answers, indent=1))
     else:

@@ -4,13 +4,22 @@ from __future__ import annotations
 
 import json
 import subprocess
+from pathlib import Path
 
 import pytest
 
 from testbed.bridges import bridge_name, vsctl
 from testbed.lab import Lab
+from testbed.nodes import Host
 
 pytestmark = pytest.mark.lab
+
+
+def datagrams(host: Host) -> int:
+    """Return the UDP datagrams that came to *host*, also those that a busy receiver's socket had no room for."""
+    lines = Path(f"/proc/{host.pid}/net/snmp").read_text().splitlines()
+    names, values = (line.split() for line in lines if line.startswith("Udp:"))
+    return int(values[names.index("InDatagrams")]) + int(values[names.index("InErrors")])
 
 
 def test_killed_and_restarted_under_traffic_it_loses_nothing(lab: Lab) -> None:
@@ -18,7 +27,8 @@ def test_killed_and_restarted_under_traffic_it_loses_nothing(lab: Lab) -> None:
     listening = server.popen(["iperf3", "-s", "-1"])
     lab.wait(lambda: ":5201" in server.run(["ss", "-ltn"]).stdout, "iperf3 to listen")
     before = lab.flow_counters()
-    # UDP: what is lost stays lost, and is counted. Slow, so that no socket buffer overflows on a busy machine.
+    came = datagrams(server)
+    # UDP: what is lost on the way stays lost, and is counted.
     iperf3 = client.popen(["iperf3", "-J", "-u", "-c", str(server.address), "-t", "6", "-b", "10M", "-l", "1200"])
     lab.wait(lambda: lab.flow_counters()["gwlb/connections known"] > before["gwlb/connections known"] + 1000, "traffic")
     lab.controller.kill()
@@ -30,8 +40,9 @@ def test_killed_and_restarted_under_traffic_it_loses_nothing(lab: Lab) -> None:
     output, _ = iperf3.communicate(timeout=30)
     listening.communicate(timeout=30)
     report = json.loads(output)
-    assert report["end"]["sum"]["packets"] > 5_000
-    assert report["end"]["sum"]["lost_packets"] == 0
+    sent = report["end"]["sum"]["packets"]
+    assert sent > 5_000
+    assert datagrams(server) - came >= sent
     # It found the tables as they should be and sent nothing: the counters were never reset.
     assert all(switch["changes"] == 0 for switch in lab.controller.status()["switches"].values())
     after = lab.flow_counters()

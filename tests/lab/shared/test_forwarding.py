@@ -94,7 +94,7 @@ def test_fragments_are_dropped_by_the_load_balancer(lab: Lab) -> None:
 
 
 def test_more_than_8500_bytes_is_dropped_silently_and_counted(lab: Lab) -> None:
-    before = lab.endpoint_counters()["oversize"]
+    before = lab.endpoint_counters()["plain_too_large"]
     with mtu(lab, "web1", 9001):
         web1, app2 = lab.host("web1"), lab.host("app2").address
         fits = web1.run(["ping", "-c1", "-W2", "-Mdo", "-s8472", str(app2)])  # 8,500 with its headers
@@ -102,13 +102,13 @@ def test_more_than_8500_bytes_is_dropped_silently_and_counted(lab: Lab) -> None:
     assert fits.returncode == 0, fits.stdout
     assert large.returncode == 1
     assert "error" not in large.stdout  # no ICMP came back
-    assert lab.endpoint_counters()["oversize"] == before + 1
+    assert lab.endpoint_counters()["plain_too_large"] == before + 1
 
 
 def test_an_address_that_nobody_has_is_dropped(lab: Lab) -> None:
     request = to_router("web1") / IP(src=str(lab.host("web1").address), dst="10.200.0.21") / ICMP()
     other_subnet = to_router("web1") / IP(src=str(lab.host("web1").address), dst="10.200.1.99") / ICMP()
-    rise(lab, "spoke1/delivery no such address", lambda: send(lab, "web1", [request, other_subnet]), 2)
+    rise(lab, "spoke1/delivery no such host", lambda: send(lab, "web1", [request, other_subnet]), 2)
 
 
 def test_an_instance_without_a_public_address_is_not_reached_from_the_internet(lab: Lab) -> None:
@@ -120,7 +120,7 @@ def test_an_instance_without_a_public_address_is_not_reached_from_the_internet(l
 def test_a_nat_gateway_lets_nothing_in(lab: Lab) -> None:
     public = lab.topology.vpcs["security"].nat_gateways["nat-a"].public_address
     knock = to_router("client") / IP(src=str(lab.host("client").address), dst=str(public)) / TCP(dport=22, flags="S")
-    rise(lab, "security/nat-a not a reply", lambda: send(lab, "client", [knock] * 2), 2)
+    rise(lab, "security/nat unsolicited", lambda: send(lab, "client", [knock] * 2), 2)
 
 
 def test_flows_spread_over_the_zones_firewalls_and_none_is_split(lab: Lab) -> None:
