@@ -157,9 +157,16 @@ class Controller(Application):  # type: ignore[misc]
                 self._synchronise(name, switch, state, self.desired.programs[name])
             except SwitchError as error:
                 if self.switches.get(switch.dpid) is switch:
-                    LOG.error("%s: %s", name, error)
                     state.in_sync = False
-                    state.errors.append(str(error))
+                self._failed(switch, error)
+            self._dirty.set()
+
+    def _failed(self, switch: Switch, error: SwitchError) -> None:
+        """Report an error of a switch that is still there."""
+        state = self._state(switch.dpid)
+        if state and self.switches.get(switch.dpid) is switch:
+            LOG.error("%s: %s", self.desired.names[switch.dpid], error)
+            state.errors.append(str(error))
             self._dirty.set()
 
     def _synchronise(self, name: str, switch: Switch, state: State, program: Program) -> None:
@@ -191,8 +198,12 @@ class Controller(Application):  # type: ignore[misc]
     )
     def replied(self, event: Any) -> None:
         switch = self.switches.get(event.msg.datapath.id)
-        if switch is not None and switch.datapath is event.msg.datapath:
+        if switch is None or switch.datapath is not event.msg.datapath:
+            return
+        try:
             switch.received(event.msg)
+        except SwitchError as error:
+            self._failed(switch, error)
 
     @handles([events.EventOFPPacketIn], states.MAIN_DISPATCHER)
     def packet_in(self, event: Any) -> None:

@@ -349,7 +349,8 @@ class Switch:
         self.datapath = datapath
         self.dpid = int(datapath.id)
         self._replies: list[Any] = []
-        self._errors: list[tuple[int, str]] = []
+        self._errors: list[str] = []
+        self._sent: dict[int, str] = {}
         self._barrier: int | None = None
         self._answered = hub.Event()
 
@@ -357,9 +358,12 @@ class Switch:
         self.datapath.close()
 
     def received(self, message: Any) -> None:
-        """Take in a message of the switch that answers something."""
+        """Take in a message that answers something. Raises SwitchError for an error that no request has caused."""
         if isinstance(message, parser.OFPErrorMsg):
-            self._errors.append((message.xid, error_text(message)))
+            text = error_text(message)
+            if message.xid not in self._sent:
+                raise SwitchError(f"{text}: no request of ours")
+            self._errors.append(f"{text}: {self._sent[message.xid]}")
         elif message.xid == self._barrier:
             self._answered.set()
         else:
@@ -371,15 +375,13 @@ class Switch:
         self._answered.clear()
         barrier = parser.OFPBarrierRequest(self.datapath)
         self._barrier = self.datapath.set_xid(barrier)
-        sent = {}
-        for message, name in zip(messages, names, strict=True):
-            sent[self.datapath.set_xid(message)] = name
+        self._sent = {self.datapath.set_xid(message): name for message, name in zip(messages, names, strict=True)}
+        for message in (*messages, barrier):
             self.datapath.send_msg(message)
-        self.datapath.send_msg(barrier)
         if not self._answered.wait(ANSWER_WITHIN):
             raise SwitchError(f"no answer within {ANSWER_WITHIN:g} s")
         if self._errors:
-            raise SwitchError("; ".join(f"{text}: {sent.get(xid, 'unknown request')}" for xid, text in self._errors))
+            raise SwitchError("; ".join(self._errors))
         return self._replies
 
     def read(self) -> Program:

@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import time
@@ -16,7 +17,7 @@ from typing import Any
 import pytest
 
 from controllers.compiler import compile_topology
-from tests.controller.fake_switch import BUNDLE_ADD, FLOW_MOD, FakeSwitch
+from tests.controller.fake_switch import BUNDLE_ADD, ERROR, FLOW_MOD, FakeSwitch
 from topologies.fabric import build_fabric
 from topologies.loader import load_topology
 
@@ -148,13 +149,22 @@ def test_a_refused_flow_is_named_and_nothing_else_is_lost(start: Callable[..., C
     refused = PROGRAMS["tgw"].flows[2]
     assert errors == [
         f"OFPET_BAD_MATCH(4) OFPBMC_BAD_PREREQ(9): add {refused.decision}: {refused}; "
-        "OFPET_BUNDLE_FAILED(17) OFPBFC_MSG_FAILED(15): commit bundle"
+        "OFPET_BUNDLE_FAILED(17) OFPBFC_MSG_FAILED(13): commit bundle"
     ]
     assert not controller.switch("tgw")["in_sync"]
     assert switch.flows == {}
     switch.refuse = None
     controller.process.send_signal(signal.SIGHUP)
     controller.wait_in_sync("tgw")
+
+
+def test_an_error_out_of_the_blue_is_reported(start: Callable[..., Controller]) -> None:
+    controller = start()
+    switch = FakeSwitch(controller.port, DPIDS["tgw"])
+    controller.wait_in_sync("tgw")
+    switch.send(ERROR, 7, struct.pack("!HH", 1, 5) + bytes(8))
+    errors = wait_for(lambda: controller.switch("tgw")["errors"], "the error")
+    assert errors == ["OFPET_BAD_REQUEST(1) OFPBRC_EPERM(5): no request of ours"]
 
 
 def test_a_dead_switch_is_noticed_and_comes_back(start: Callable[..., Controller]) -> None:
