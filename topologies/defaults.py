@@ -6,13 +6,15 @@ addresses of a subnet and its last are reserved), AWS Transit Gateway guide (def
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from ipaddress import IPv4Address, IPv4Network
 from typing import Any
 
 from topologies.model import MAIN, UNASSIGNED, Topology
 
 Document = dict[str, Any]
+
+#: The first addresses of each subnet: its own, the router's, the DNS server's, one for the future.
+RESERVED = 4
 
 
 def fill(topology: Topology) -> Topology:
@@ -51,11 +53,13 @@ def assign_addresses(vpc: Document, balancers: list[Document]) -> None:
     taken = {holder[key] for holder, key, _ in places}
     for holder, key, subnet in places:
         if holder[key] == UNASSIGNED and subnet in vpc["subnets"]:
-            address = next((free for free in usable(vpc["subnets"][subnet]["cidr"]) if free not in taken), UNASSIGNED)
+            cidr = vpc["subnets"][subnet]["cidr"]
+            free = (cidr[offset] for offset in range(RESERVED, cidr.num_addresses - 1))
+            address = next((candidate for candidate in free if candidate not in taken), UNASSIGNED)
             holder[key] = address
             taken.add(address)
 
 
-def usable(subnet: IPv4Network) -> Iterator[IPv4Address]:
-    """Yield the addresses that AWS does not reserve: all but the first four and the last."""
-    return (subnet[offset] for offset in range(4, subnet.num_addresses - 1))
+def is_usable(subnet: IPv4Network, address: IPv4Address) -> bool:
+    """Return whether an address of *subnet* is one that AWS does not reserve: not the first four, nor the last."""
+    return RESERVED <= int(address) - int(subnet.network_address) < subnet.num_addresses - 1

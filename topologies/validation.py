@@ -14,7 +14,7 @@ from difflib import get_close_matches
 from ipaddress import IPv4Address, IPv4Network
 from itertools import combinations
 
-from topologies.defaults import usable
+from topologies.defaults import is_usable
 from topologies.fabric import INTERNET
 from topologies.model import BLACKHOLE, LOCAL, UNASSIGNED, GatewayLoadBalancer, RouteTable, Topology, Vpc
 from topologies.routing import TargetKind, gwlb_targets, target_kind, vpc_attachment
@@ -171,16 +171,15 @@ def addresses_fit(topology: Topology) -> Iterator[Problem]:
             continue
         place, address, name = interface.place, interface.address, interface.subnet
         key = name if place[-1] == "subnets" else "address"
-        addresses = usable(subnet.cidr)
         if address == UNASSIGNED:
             yield Problem(place, f"subnet {name}, {subnet.cidr}, has no free address", "use a larger subnet", "subnet")
         elif address not in subnet.cidr:
             yield Problem(
                 place, f"{address} is not in its subnet {name}, {subnet.cidr}", "leave it out, or move it", key
             )
-        elif address not in set(addresses):
+        elif not is_usable(subnet.cidr, address):
             reserved = f"{address} is reserved by AWS (the first four addresses of {name}, {subnet.cidr}, and the last)"
-            yield Problem(place, reserved, f"the first that can be used is {subnet.cidr[4]}", key)
+            yield Problem(place, reserved, "leave it out to have one assigned", key)
         elif (interface.vpc, address) in first:
             taken = ".".join(first[interface.vpc, address])
             yield Problem(place, f"{address} is taken by {taken}", "leave it out to have one assigned", key)

@@ -148,7 +148,18 @@ def test_names_fit_into_interfaces() -> None:
 
 
 names = st.sampled_from(["a", "b", "igw", "gwlbe", "web", "nat", "tgw", "gwlb", "local", "blackhole", "att", "none"])
-prefixes = st.sampled_from(["0.0.0.0/0", "10.0.0.0/8", "10.0.0.0/16", "10.0.0.0/24", "10.0.0.0/25", "10.1.0.0/16"])
+prefixes = st.sampled_from(
+    [
+        "0.0.0.0/0",
+        "10.0.0.0/8",
+        "10.0.0.4/32",
+        "10.0.0.0/30",
+        "10.0.0.0/16",
+        "10.0.0.0/24",
+        "10.0.0.0/25",
+        "10.1.0.0/16",
+    ]
+)
 addresses = st.sampled_from(["10.0.0.4", "10.0.0.1", "10.0.1.9", "10.1.0.7", "192.0.2.1", "203.0.113.1", "0.0.0.0"])
 some = st.lists(names, max_size=3)
 
