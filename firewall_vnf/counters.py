@@ -29,7 +29,7 @@ MEANINGS: dict[str, str] = {
     "flow_parse_l4_udp": "Packets dropped: UDP header malformed",
     "flow_parse_l4_icmp": "Packets dropped: ICMP header or quoted packet malformed",
     "flow_parse_l4_port": "Packets dropped: TCP or UDP port 0",
-    "flow_land": "Packets dropped: source and destination are the same (land attack)",
+    "flow_land": "Packets dropped: source and destination address are the same (land attack)",
     "flow_icmp_error_no_session": "Packets dropped: ICMP error that quotes no packet of an allowed session",
     "flow_icmp_reply_no_session": "Packets dropped: ICMP reply that nobody asked for",
     "flow_tcp_non_syn": "Sessions set up by a TCP packet without SYN, as configured",

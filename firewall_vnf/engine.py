@@ -50,7 +50,7 @@ from firewall_vnf.geneve import (
     turn_around,
 )
 from firewall_vnf.inspection import Inspection
-from firewall_vnf.packet import ACK, ICMP, ICMP_REQUESTS, RST, SYN, TCP, UDP, Packet, parse_hostile_packet
+from firewall_vnf.packet import ACK, ICMP, ICMP_REPLIES, RST, SYN, TCP, UDP, Packet, parse_hostile_packet
 from firewall_vnf.session import ACTIVE, CLOSED, CLOSING, DISCARD, Endpoint, EndReason, Session, SessionTable
 
 if TYPE_CHECKING:
@@ -66,6 +66,8 @@ _ENDS = struct.Struct("!IIHH")
 _SHORTEST = 122  # _HEADERS and the TCP header's last 4 bytes
 #: Fragment field (but "don't fragment") and protocol of the IPv4 header, with the TTL between them masked.
 _UNFRAGMENTED = 0xBFFF00FF
+
+_ENDING = (DISCARD, CLOSING)
 
 _RESETS = {
     Action.RESET_CLIENT: (True, False),
@@ -206,7 +208,7 @@ class Engine:
         if packet.quoted is not None:
             return self._icmp_error(packet, endpoint)
         session = endpoint.flows.get(packet.key)
-        if session is None or self._outdated(session, packet, now):
+        if session is None or (session.state in _ENDING and self._outdated(session, packet, now)):
             refused = self._open(endpoint, packet, now)
         else:
             refused = self._continue(session, packet, packet.key == session.key, now)
@@ -253,11 +255,16 @@ class Engine:
 
     def _open(self, endpoint: Endpoint, packet: Packet, now: float) -> str | None:
         """Set up the session of a first packet."""
+        key = packet.key
+        if key[0:4] == key[4:8]:
+            return "flow_land"
+        if packet.protocol in (TCP, UDP) and b"\0\0" in (key[8:10], key[10:12]):
+            return "flow_parse_l4_port"
         if packet.protocol == TCP and packet.flags & (SYN | ACK) != SYN:
             if self.config.tcp_reject_non_syn or packet.flags & (SYN | RST):
                 return "flow_tcp_non_syn_drop"
             self._counters["flow_tcp_non_syn"] += 1
-        if packet.icmp_type in ICMP_REQUESTS:
+        if packet.icmp_type in ICMP_REPLIES:
             return "flow_icmp_reply_no_session"
         self._sessions_made += 1
         session = Session(self._sessions_made, endpoint, packet, now)
@@ -296,11 +303,13 @@ class Engine:
             self._count(session, packet, forward)
             session.last = now
             return self._look(session, packet, packet.payload, forward, now)
-        fresh = tcp.fresh_data(session, packet, forward)
-        if fresh is None:
-            if not session.identified:
+        fresh = packet.payload
+        data = fresh < packet.end
+        if data and not session.identified:
+            in_order = tcp.fresh_data(session, packet, forward)
+            if in_order is None:
                 return "tcp_drop_out_of_order"
-            fresh = packet.payload
+            fresh = in_order
         closing = session.state is CLOSING
         timeout = tcp.track(session, packet, forward, self.config.timers)
         if isinstance(timeout, str):
@@ -309,7 +318,7 @@ class Engine:
         if closing:
             return None
         self.table.set_timeout(session, timeout, now)
-        return self._look(session, packet, fresh, forward, now)
+        return self._look(session, packet, fresh, forward, now) if data or session.identified else None
 
     def _look(self, session: Session, packet: Packet, fresh: int, forward: bool, now: float) -> str | None:
         """Look into the packet's data, of which App-ID does not yet know what is from offset *fresh* on."""
@@ -379,9 +388,10 @@ class Engine:
             destination_port,
             None if application in NOT_IDENTIFIED else application,
         )
-        wanted = [kind for kind in self._inspections if application in kind.applications] if rule.inspect else []
-        if [type(inspection) for inspection in session.inspections] != wanted:
-            session.inspections = tuple(kind() for kind in wanted)
+        if self._inspections:
+            wanted = [kind for kind in self._inspections if rule.inspect and application in kind.applications]
+            if [type(inspection) for inspection in session.inspections] != wanted:
+                session.inspections = tuple(kind() for kind in wanted)
 
     def _refuse(
         self,

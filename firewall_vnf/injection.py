@@ -11,7 +11,7 @@ from __future__ import annotations
 import struct
 
 from firewall_vnf.geneve import checksum
-from firewall_vnf.packet import ACK, FIN, ICMP, RST, SYN, TCP, Packet
+from firewall_vnf.packet import ACK, FIN, ICMP, RST, SYN, TCP, Packet, reverse_key
 
 _IPV4 = struct.Struct("!BBHHHBBH4s4s")
 _TCP = struct.Struct("!HHIIBBHHH")
@@ -21,7 +21,7 @@ def reset_sender(packet: Packet) -> bytes:
     """Return the RST that answers *packet* in the name of its receiver (RFC 9293, 3.5.2)."""
     length = packet.end - packet.payload
     following = packet.sequence + length + bool(packet.flags & SYN) + bool(packet.flags & FIN)
-    return _reset(packet.reverse, packet.acknowledgement if packet.flags & ACK else 0, following & 0xFFFFFFFF)
+    return _reset(reverse_key(packet.key), packet.acknowledgement if packet.flags & ACK else 0, following & 0xFFFFFFFF)
 
 
 def reset_receiver(packet: Packet) -> bytes:
@@ -38,7 +38,7 @@ def unreachable(packet: Packet) -> bytes:
     quoted = bytes(packet.frame[packet.start : min(packet.end, packet.transport + 8)])
     message = struct.pack("!BBHI", 3, 13, 0, 0) + quoted
     message = struct.pack("!BBHI", 3, 13, checksum(message), 0) + quoted
-    return _ipv4(packet.reverse, ICMP, message)
+    return _ipv4(reverse_key(packet.key), ICMP, message)
 
 
 def _reset(key: bytes, sequence: int, acknowledgement: int) -> bytes:

@@ -6,7 +6,7 @@
 =========  =============================================================================
 TCP        source, destination, source port, destination port: 12 bytes as in the packet
 UDP        the same and the protocol's number: 13 bytes
-ICMP       source, destination, identifier, type, 0, protocol; the way back has the type of the reply
+ICMP       source, destination, identifier, type, 0, protocol; the answer's has its own type
 other      source, destination, 0, protocol
 =========  =============================================================================
 
@@ -24,30 +24,28 @@ from firewall_vnf.geneve import Malformed
 ICMP, TCP, UDP = 1, 6, 17
 FIN, SYN, RST, PSH, ACK = 0x01, 0x02, 0x04, 0x08, 0x10
 
-#: ICMP types of requests to the types of their replies, and back (RFC 792, RFC 950).
-ICMP_REPLIES = {8: 0, 13: 14, 15: 16, 17: 18}
-ICMP_REQUESTS = {reply: request for request, reply in ICMP_REPLIES.items()}
+#: ICMP types of requests and replies to what answers them (RFC 792, RFC 950).
+ICMP_ANSWERS = {8: 0, 0: 8, 13: 14, 14: 13, 15: 16, 16: 15, 17: 18, 18: 17}
+ICMP_REPLIES = frozenset((0, 14, 16, 18))
 ICMP_ERRORS = frozenset((3, 4, 5, 11, 12))
 
 _IPV4 = struct.Struct("!BxH2xHxB2x8s")
-_TCP = struct.Struct("!HHIIHH4x")
-_UDP = struct.Struct("!HHH2x")
-_ICMP = struct.Struct("!BBxxHH")
+_TCP = struct.Struct("!4sIIHH4x")
+_UDP = struct.Struct("!4sH2x")
+_ICMP = struct.Struct("!B3x2s2x")
 
 
 class Packet:
     """An inner packet, as far as the engine looks at it.
 
     ``frame`` is the buffer that it lies in, which the next one overwrites; ``start`` (IPv4 header), ``transport``,
-    ``payload`` and ``end`` are offsets into it. ``key`` is the packet's session key, ``reverse`` that of an answer to
-    it. ``sequence`` to ``window`` are set for TCP only, ``icmp_type`` for ICMP only; ``quoted`` is the key of the
-    packet that an ICMP error quotes. ``fragment`` is true for a fragment, of which nothing behind the IPv4 header
-    was parsed.
+    ``payload`` and ``end`` are offsets into it. ``key`` is the packet's session key. ``sequence`` to ``window`` are set
+    for TCP only, ``icmp_type`` for ICMP only; ``quoted`` is the key of the packet that an ICMP error quotes.
+    ``fragment`` is true for a fragment, of which nothing behind the IPv4 header was parsed.
     """
 
     __slots__ = (
         "acknowledgement",
-        "destination_port",
         "end",
         "flags",
         "fragment",
@@ -57,9 +55,7 @@ class Packet:
         "payload",
         "protocol",
         "quoted",
-        "reverse",
         "sequence",
-        "source_port",
         "start",
         "transport",
         "window",
@@ -71,10 +67,9 @@ class Packet:
         self.start = start
         self.transport = self.payload = transport
         self.end = end
-        self.source_port = self.destination_port = 0
         self.sequence = self.acknowledgement = self.flags = self.window = 0
         self.icmp_type = -1
-        self.key = self.reverse = b""
+        self.key = b""
         self.quoted: bytes | None = None
         self.fragment = False
 
@@ -98,73 +93,63 @@ def parse_hostile_packet(frame: bytearray, start: int, end: int) -> Packet:
     elif protocol == ICMP:
         _parse_icmp(packet, addresses)
     else:
-        suffix = bytes((0, 0, 0, 0, protocol))
-        packet.key = addresses + suffix
-        packet.reverse = addresses[4:] + addresses[:4] + suffix
-    if packet.key == packet.reverse:
-        raise Malformed("flow_land")
+        packet.key = addresses + bytes((0, 0, 0, 0, protocol))
     return packet
 
 
+def reverse_key(key: bytes) -> bytes:
+    """Return the key of the answer to a packet with *key*."""
+    addresses = key[4:8] + key[0:4]
+    if len(key) == 12 or key[12] == UDP:
+        return addresses + key[10:12] + key[8:10] + key[12:]
+    if key[12] == ICMP:
+        return addresses + key[8:10] + bytes((ICMP_ANSWERS.get(key[10], key[10]), 0, ICMP))
+    return addresses + key[8:]
+
+
 def _parse_tcp(packet: Packet, addresses: bytes) -> None:
-    frame, transport = packet.frame, packet.transport
+    transport = packet.transport
     if packet.end - transport < 20:
         raise Malformed("flow_parse_l4_tcp")
-    source, destination, packet.sequence, packet.acknowledgement, offset_flags, packet.window = _TCP.unpack_from(
-        frame, transport
+    ports, packet.sequence, packet.acknowledgement, offset_flags, packet.window = _TCP.unpack_from(
+        packet.frame, transport
     )
     packet.payload = transport + (offset_flags >> 12) * 4
     if packet.payload < transport + 20 or packet.payload > packet.end:
         raise Malformed("flow_parse_l4_tcp")
-    flags = packet.flags = offset_flags & 0x3F
-    if not flags & (SYN | RST | ACK) or bin(flags & (SYN | FIN | RST)).count("1") > 1:
+    packet.flags = offset_flags & 0x3F
+    if not offset_flags & (SYN | RST | ACK) or offset_flags & (SYN | FIN | RST) not in (0, SYN, FIN, RST):
         raise Malformed("flow_parse_l4_tcpflags")
-    _set_ports(packet, addresses, source, destination, b"")
+    packet.key = addresses + ports
 
 
 def _parse_udp(packet: Packet, addresses: bytes) -> None:
-    frame, transport = packet.frame, packet.transport
+    transport = packet.transport
     if packet.end - transport < 8:
         raise Malformed("flow_parse_l4_udp")
-    source, destination, length = _UDP.unpack_from(frame, transport)
+    ports, length = _UDP.unpack_from(packet.frame, transport)
     if length < 8 or length > packet.end - transport:
         raise Malformed("flow_parse_l4_udp")
     packet.payload = transport + 8
-    _set_ports(packet, addresses, source, destination, b"\x11")
-
-
-def _set_ports(packet: Packet, addresses: bytes, source: int, destination: int, suffix: bytes) -> None:
-    if not source or not destination:
-        raise Malformed("flow_parse_l4_port")
-    packet.source_port, packet.destination_port = source, destination
-    ports = bytes(packet.frame[packet.transport : packet.transport + 4])
-    packet.key = addresses + ports + suffix
-    packet.reverse = addresses[4:] + addresses[:4] + ports[2:] + ports[:2] + suffix
+    packet.key = addresses + ports + b"\x11"
 
 
 def _parse_icmp(packet: Packet, addresses: bytes) -> None:
     frame, transport = packet.frame, packet.transport
     if packet.end - transport < 8:
         raise Malformed("flow_parse_l4_icmp")
-    packet.icmp_type, _, identifier, _ = _ICMP.unpack_from(frame, transport)
+    packet.icmp_type, identifier = _ICMP.unpack_from(frame, transport)
     packet.payload = transport + 8
-    packet.key, packet.reverse = _icmp_keys(addresses, packet.icmp_type, identifier)
+    packet.key = _icmp_key(addresses, packet.icmp_type, identifier)
     if packet.icmp_type in ICMP_ERRORS:
         packet.quoted = _parse_quoted(frame, packet.payload, packet.end)
         if packet.quoted[:4] != addresses[4:]:  # an error goes to the sender of what it quotes
             raise Malformed("flow_parse_l4_icmp")
-    elif packet.icmp_type in ICMP_REPLIES or packet.icmp_type in ICMP_REQUESTS:
-        packet.source_port = identifier
 
 
-def _icmp_keys(addresses: bytes, icmp_type: int, identifier: int) -> tuple[bytes, bytes]:
-    answer = ICMP_REPLIES.get(icmp_type, ICMP_REQUESTS.get(icmp_type))
-    if answer is None:  # no dialogue: one key for each type
-        identifier, answer = 0, icmp_type
-    return (
-        addresses + struct.pack("!HBBB", identifier, icmp_type, 0, ICMP),
-        addresses[4:] + addresses[:4] + struct.pack("!HBBB", identifier, answer, 0, ICMP),
-    )
+def _icmp_key(addresses: bytes, icmp_type: int, identifier: bytes) -> bytes:
+    # Types without an answer have no identifier, and one key for all.
+    return addresses + (identifier if icmp_type in ICMP_ANSWERS else b"\0\0") + bytes((icmp_type, 0, ICMP))
 
 
 def _parse_quoted(frame: bytearray, start: int, end: int) -> bytes:
@@ -179,6 +164,5 @@ def _parse_quoted(frame: bytearray, start: int, end: int) -> bytes:
     if protocol == TCP:
         return bytes(addresses + ports)
     if protocol == ICMP:
-        icmp_type, _, identifier, _ = _ICMP.unpack_from(frame, transport)
-        return _icmp_keys(addresses, icmp_type, identifier)[0]
+        return _icmp_key(addresses, *_ICMP.unpack_from(frame, transport))
     return bytes(addresses + (ports if protocol == UDP else b"\0\0\0\0") + bytes((protocol,)))

@@ -30,7 +30,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from firewall_vnf.applications import INCOMPLETE
 from firewall_vnf.geneve import endpoint_name
-from firewall_vnf.packet import ICMP, TCP, UDP, Packet
+from firewall_vnf.packet import ICMP, TCP, UDP, Packet, reverse_key
 
 if TYPE_CHECKING:
     from firewall_vnf.app_id import Identification
@@ -145,7 +145,6 @@ class Session:
         "server_next",
         "server_scale",
         "server_window",
-        "source_port",
         "start",
         "state",
         "timeout",
@@ -159,8 +158,7 @@ class Session:
         self.id = number
         self.endpoint = endpoint
         self.key = packet.key
-        self.reverse = packet.reverse
-        self.source_port = packet.source_port
+        self.reverse = reverse_key(packet.key)
         self.state = INIT
         self.cleared: Policy | None = None
         self.start = self.last = now
@@ -188,6 +186,11 @@ class Session:
     @property
     def destination(self) -> int:
         return int.from_bytes(self.key[4:8], "big")
+
+    @property
+    def source_port(self) -> int:
+        """The port; of an ICMP dialogue the identifier, of all else 0."""
+        return int.from_bytes(self.key[8:10], "big")
 
     @property
     def destination_port(self) -> int:

@@ -42,11 +42,11 @@ def open_session(session: Session, packet: Packet, timers: Timers) -> int:
 
 
 def fresh_data(session: Session, packet: Packet, forward: bool) -> int | None:
-    """Return the offset of the data that was not there before: the packet's end if there is none, None behind a gap."""
+    """Return the offset of the data that was not there before: the packet's end if all is old, None behind a gap."""
     expected = session.client_next if forward else session.server_next
     length = packet.end - packet.payload
     old = (expected - packet.sequence - bool(packet.flags & SYN)) & _MASK
-    if not length or old == 0 or (not expected and not forward):
+    if old == 0 or (not expected and not forward):
         return packet.payload
     if old >= _HALF:
         return None
@@ -81,19 +81,17 @@ def track(session: Session, packet: Packet, forward: bool, timers: Timers) -> in
 
 def _handshake(session: Session, packet: Packet, forward: bool) -> str | None:
     """Take a segment of the handshake. Returns the name of a counter, if it must be dropped."""
-    expected = session.server_next if forward else session.client_next
-    answers = bool(packet.flags & ACK) and packet.acknowledgement == expected
-    synchronises, answered = bool(packet.flags & SYN), bool(session.seen & SYN_ACK_SEEN)
-    if forward and synchronises:  # the client tries again, perhaps with another number
-        if packet.flags & ACK or (answered and _next(packet) != session.client_next):
+    flags, answered = packet.flags, session.seen & SYN_ACK_SEEN
+    if forward and flags & SYN:  # the client tries again, perhaps with another number
+        if flags & ACK or (answered and _next(packet) != session.client_next):
             return "tcp_drop_handshake"
         session.client_scale = _window_scale(packet)
     elif forward:
-        if not answered or not answers:
+        if not answered or not flags & ACK or packet.acknowledgement != session.server_next:
             return "tcp_drop_handshake"
         session.state = ACTIVE
-    elif synchronises:
-        if not answers:
+    elif flags & SYN:
+        if not flags & ACK or packet.acknowledgement != session.client_next:
             return "tcp_drop_handshake"
         session.seen |= SYN_ACK_SEEN
         session.server_scale = _window_scale(packet)
@@ -158,8 +156,8 @@ def _scale(session: Session, announced: int) -> int:
 
 def _next(packet: Packet) -> int:
     """The sequence number that follows the segment."""
-    length = packet.end - packet.payload
-    return (packet.sequence + length + bool(packet.flags & SYN) + bool(packet.flags & FIN)) & _MASK
+    # FIN and SYN, bits 0 and 1, each take a sequence number.
+    return (packet.sequence + packet.end - packet.payload + (packet.flags & FIN) + (packet.flags >> 1 & 1)) & _MASK
 
 
 def _before(one: int, other: int) -> bool:
