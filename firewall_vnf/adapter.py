@@ -86,6 +86,10 @@ class DataInterface:
             return self._socket.recv_into(self.frame)
         except BlockingIOError:
             return 0
+        except OSError as error:
+            if error.errno == errno.ENETDOWN:  # said once when the link goes down; it may come back
+                return 0
+            raise
 
     def send(self, length: int) -> None:
         """Send ``frame[:length]``."""
