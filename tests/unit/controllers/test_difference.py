@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from controllers.difference import Change, Operation, difference
@@ -42,7 +42,6 @@ def applied(program: Program, changes: list[Change]) -> Program:
     return Program(tuple(held_flows.values()), tuple(held_groups.values()))
 
 
-@settings(deadline=None)
 @given(programs, programs)
 def test_a_difference_leads_there_and_no_further(installed: Program, desired: Program) -> None:
     changes = difference(installed, desired)
@@ -51,7 +50,6 @@ def test_a_difference_leads_there_and_no_further(installed: Program, desired: Pr
     assert difference(result, desired) == []
 
 
-@settings(deadline=None)
 @given(programs, programs)
 def test_what_is_right_is_not_touched(installed: Program, desired: Program) -> None:
     right = set(installed.flows) & set(desired.flows), set(installed.groups) & set(desired.groups)

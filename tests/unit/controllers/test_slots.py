@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from controllers.slots import SLOTS, assign_slots
@@ -12,7 +12,6 @@ from controllers.slots import SLOTS, assign_slots
 names = st.lists(st.from_regex(r"[a-z][a-z0-9]{0,8}", fullmatch=True), min_size=1, max_size=12, unique=True)
 
 
-@settings(deadline=None)
 @given(names)
 def test_the_load_is_even(targets: list[str]) -> None:
     load = Counter(assign_slots(targets, targets))
@@ -22,7 +21,6 @@ def test_the_load_is_even(targets: list[str]) -> None:
     assert min(load.values()) >= fair - 3
 
 
-@settings(deadline=None)
 @given(names, st.data())
 def test_a_target_that_goes_moves_only_its_own_slots(targets: list[str], data: st.DataObject) -> None:
     available = data.draw(st.lists(st.sampled_from(targets), unique=True))
@@ -33,7 +31,6 @@ def test_a_target_that_goes_moves_only_its_own_slots(targets: list[str], data: s
         assert [new for old, new in zip(before, after, strict=True) if old != gone] == [s for s in before if s != gone]
 
 
-@settings(deadline=None)
 @given(names, st.data())
 def test_what_one_leaves_is_shared_by_the_rest(targets: list[str], data: st.DataObject) -> None:
     gone = data.draw(st.sampled_from(targets))
@@ -42,7 +39,6 @@ def test_what_one_leaves_is_shared_by_the_rest(targets: list[str], data: st.Data
     assert all(abs(load[target] - SLOTS / len(rest)) <= 6 for target in rest)
 
 
-@settings(deadline=None)
 @given(names, st.from_regex(r"[a-z][a-z0-9]{0,8}", fullmatch=True))
 def test_a_target_that_comes_last_takes_its_share_and_moves_nothing_else(targets: list[str], new: str) -> None:
     targets = [target for target in targets if target != new] or ["other"]

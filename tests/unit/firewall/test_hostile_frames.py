@@ -128,7 +128,7 @@ MUTATIONS = st.lists(st.tuples(st.integers(0, 130), st.integers(0, 255)), max_si
 VALID = st.sampled_from([*benchmark._variety(), DATA])
 
 
-@settings(max_examples=600, deadline=None)
+@settings(max_examples=600)
 @given(VALID, MUTATIONS, st.integers(-130, 60))
 @example(DATA, [], 0)
 def test_fast_path_takes_only_what_the_parsers_take(
@@ -158,7 +158,7 @@ def test_fast_path_takes_only_what_the_parsers_take(
     assert results[0] == results[1]
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=500)
 @given(st.binary(max_size=200))
 def test_parsers_raise_malformed_only(data: bytes) -> None:
     for parse in (

@@ -210,7 +210,7 @@ topologies = st.fixed_dictionaries(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(topologies)
 def test_any_document_is_valid_or_an_error_in_lines(document: object) -> None:
     problems = []
@@ -224,7 +224,7 @@ def test_any_document_is_valid_or_an_error_in_lines(document: object) -> None:
         assert "; " in problem, "it says what to do"
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.text(alphabet="abn:-{}[]&*!|>'\"# \n\t0.,?%@", max_size=60))
 def test_any_text_is_a_topology_or_an_error(text: str) -> None:
     with pytest.raises(TopologyError) as caught:

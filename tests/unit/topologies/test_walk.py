@@ -202,7 +202,7 @@ def test_what_is_not_there_is_an_error(gwlb: Topology, arguments: tuple[str, ...
     assert str(caught.value) == text
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.data())
 def test_a_walk_ends_in_any_valid_topology(data: Any) -> None:
     """Routes are drawn at random; whatever validation accepts, the walk ends and the compiler has its decisions."""
