@@ -14,6 +14,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 from firewall_vnf.applications import APPLICATIONS, ICMP, NOT_IDENTIFIED, TCP, UDP, Action
@@ -50,8 +51,20 @@ class Policy:
     rules that can never match, in the form of :class:`PolicyError`'s.
     """
 
-    __slots__ = ("_any_from", "_any_to", "_destinations", "_from", "_ports", "_sources", "_to", "_undecided", "rules",
-                 "warnings", "zones")  # fmt: skip
+    __slots__ = (
+        "_any_from",
+        "_any_to",
+        "_destinations",
+        "_first_allowing",
+        "_from",
+        "_ports",
+        "_sources",
+        "_to",
+        "_undecided",
+        "rules",
+        "warnings",
+        "zones",
+    )  # fmt: skip
 
     @classmethod
     def load(cls, path: str | Path) -> Policy:
@@ -90,6 +103,8 @@ class Policy:
         self._undecided = {
             protocol: _alternatives(self._ports, protocol) for protocol in (ICMP, TCP, UDP, OTHER_PROTOCOL)
         }
+        # Every new session asks this, and sessions differ in their addresses more than in the rules left for them.
+        self._first_allowing = lru_cache(maxsize=4096)(self._decide)
 
     def match(
         self,
@@ -121,15 +136,16 @@ class Policy:
             protocol = OTHER_PROTOCOL
         default = len(self.rules) - (2 if zone_from == zone_to else 1)
         if application is None or application in NOT_IDENTIFIED:
-            return self._first_allowing(mask, self._undecided[protocol], destination_port, default)
+            segment = bisect_right(self._undecided[protocol][0], destination_port) - 1
+            return self._first_allowing(mask, protocol, segment, default)
         ports = self._ports.get((application, protocol))
         mask = mask & ports.mask(destination_port) if ports else 0
         return self.rules[(mask & -mask).bit_length() - 1 if mask else default]
 
-    def _first_allowing(self, mask: int, undecided: Undecided, destination_port: int, default: int) -> Rule:
-        starts, alternatives = undecided
+    def _decide(self, mask: int, protocol: int, segment: int, default: int) -> Rule:
+        """Return what :meth:`match` does for an unknown application: of the rules in *mask*, for a range of ports."""
         decisions = []
-        for ports in alternatives[bisect_right(starts, destination_port) - 1]:
+        for ports in self._undecided[protocol][1][segment]:
             candidates = mask & ports
             decisions.append((candidates & -candidates).bit_length() - 1 if candidates else default)
         allowing = [position for position in decisions if self.rules[position].action is Action.ALLOW]
