@@ -9,7 +9,7 @@ original. What is guarded against here, so that the application needs not know:
 * ``OpenFlowController`` cannot choose a free port and listens on all addresses: ``Listener`` replaces it.
 * Both libraries read past the end of a group description and of a copy-field action, and order a match so that
   Nicira's fields come before what they presuppose (OpenFlow 1.5).
-* The original Ryu needs a constant that newer eventlets do not have.
+* The original Ryu needs a constant that newer eventlets do not have, and knows no packet registers.
 
 OpenFlow 1.5 is spoken, the first version in which a group says how it selects.
 """
@@ -117,6 +117,11 @@ def parse_group_description(original: Any) -> Callable[[Any, bytes, int], Any]:
     return parse
 
 
+if "xreg0" not in {field.name for field in ofproto.oxm_types}:
+    fields: Any = library("ofproto.oxm_fields")
+    long = library("lib.type_desc").Int8
+    ofproto.oxm_types += [fields.PacketRegs(f"xreg{number}", number, long) for number in range(8)]
+    fields.generate(ofproto.__name__)
 parser.OFPActionCopyField.parser = classmethod(parse_copy_field)
 parser.OFPGroupDescStats.parser = classmethod(parse_group_description(parser.OFPGroupDescStats.parser))
 
