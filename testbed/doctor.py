@@ -323,6 +323,14 @@ def check_esp(machine: Machine) -> Capability:
     )
 
 
+def check_nfqueue(machine: Machine) -> Capability:
+    cost = "the NFQUEUE appliance in `bumpwire bench`"
+    if not machine.python_module("netfilterqueue"):
+        return Capability("NFQUEUE", State.MISSING, "this Python has no netfilterqueue", cost, RUN_SETUP)
+    probe = "iptables -A FORWARD -j NFQUEUE --queue-num 0"
+    return check_kernel("NFQUEUE", probe, "iptables", "iptables", cost, machine)
+
+
 def check_socket_buffers(machine: Machine) -> Capability:
     path = "/proc/sys/net/core/rmem_default"
     if not machine.root():
@@ -410,6 +418,7 @@ _PROGRAMS = (
     ("ping", "ping", "iputils-ping", "round-trip times: every scenario", True),
     ("ssh", "ssh", "openssh-client", "SSH traffic: the scenarios policy and tour", False),
     ("sshd", "sshd", "openssh-server", "SSH traffic: the scenarios policy and tour", False),
+    ("dumpcap", "dumpcap", "tshark", "`bumpwire capture`", False),
     ("tcpdump", "tcpdump", "tcpdump", "looking at a lab's links by hand", False),
     ("tshark", "tshark", "tshark", "the tests that hold frames against Wireshark's dissector", False),
 )
@@ -420,10 +429,6 @@ _KERNEL = (
     (
         *("NAT", "iptables -t nat -A POSTROUTING -j MASQUERADE", "iptables", "iptables"),
         "the iptables appliance of the tests",
-    ),
-    (
-        *("NFQUEUE", "iptables -A FORWARD -j NFQUEUE --queue-num 0", "iptables", "iptables"),
-        "the NFQUEUE appliance in `bumpwire bench`",
     ),
 )
 #: Every capability's check, by the name that :func:`require` and :func:`missing` take.
@@ -439,6 +444,7 @@ CHECKS: dict[str, Check] = {
     "OpenFlow controller": check_controller,
     **{row[0]: partial(check_program, *row) for row in _PROGRAMS},
     **{row[0]: partial(check_kernel, *row) for row in _KERNEL},
+    "NFQUEUE": check_nfqueue,
     "IPsec": check_esp,
     "socket buffers": check_socket_buffers,
     "memory": check_memory,

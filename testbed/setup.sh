@@ -13,6 +13,8 @@ packages=(
   clang libbpf-dev linux-libc-dev                                            # the GENEVE endpoint, a BPF program
   iproute2 iptables kmod ethtool procps                                      # interfaces, NAT, kernel modules
   iperf3 iputils-ping openssh-client openssh-server tcpdump tshark           # traffic and captures
+  libnetfilter-queue-dev libpython3-dev                                      # the benchmark's NFQUEUE appliance
+  "$([[ $(. /etc/os-release; echo "$ID") == ubuntu ]] && echo linux-tools-generic || echo bpftool)"    # the tests
 )
 
 as_root() { if [[ $EUID -eq 0 ]]; then "$@"; else sudo --preserve-env=DEBIAN_FRONTEND "$@"; fi; }
@@ -54,6 +56,10 @@ if [[ ! -e $stamp ]]; then
   pip=("$venv/bin/python" -m pip --quiet --disable-pip-version-check install --no-deps)
   "${pip[@]}" --only-binary :all: --require-hashes -r requirements.lock
   "${pip[@]}" --no-build-isolation --editable .
+  # No wheels of this one; its C was written for Python 3.11 and older, so Cython writes it anew.
+  CC=clang LDSHARED="clang -shared" "${pip[@]}" --no-build-isolation --require-hashes -r <(
+    echo "netfilterqueue==1.1.0 --hash=sha256:e30eff999325617f54bd95b3d8d3353214cc77b5e3188f90ec3a6f6288888d72"
+  )
   rm -f "$venv"/setup-*
   touch "$stamp"
 fi

@@ -205,6 +205,13 @@ def test_what_is_not_ok_says_what_it_costs_and_what_to_do(machine: Described) ->
             "tc is not installed",
             "needs HTB: install it with apt-get install iproute2",
         ),
+        (
+            "NFQUEUE",
+            Described(no_modules={"netfilterqueue"}),
+            "missing",
+            "this Python has no netfilterqueue",
+            "needs NFQUEUE: run make setup",
+        ),
         ("NFQUEUE", Described(is_root=False), "unknown", "unknown without root", "needs root: run it with sudo"),
         (
             "IPsec",
