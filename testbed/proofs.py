@@ -14,6 +14,16 @@ GENEVE_PORT = 6081
 IPV4 = 0x0800
 
 
+def inspected_on_the_models_path(trip: Trip) -> list[Check]:
+    """All that a trip proves about the path through a Gateway Load Balancer's firewall."""
+    return [
+        followed_the_model(trip),
+        one_firewall_saw_both_directions(trip),
+        geneve_is_awss(trip),
+        nothing_reached_the_controller(trip),
+    ]
+
+
 def followed_the_model(trip: Trip) -> Check:
     """Every decision of the model's walks was made for exactly the packets that went that way, and no other for any."""
     expected = trip.expected()
