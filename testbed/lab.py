@@ -40,6 +40,9 @@ from topologies.model import Topology
 #: Seconds that the parts of a lab are given to come up before the lab gives up; emulated machines are slow.
 PATIENCE = 60.0
 
+#: What a lab cannot be built without, by the doctor's names.
+NEEDS = ("root", "Open vSwitch", "Mininet", "BPF", "iproute2", "ethtool")
+
 T = TypeVar("T")
 
 
@@ -78,7 +81,7 @@ class Lab:
             name = f"{left.topology}, process {left.pid}" if left else "being started"
             raise MachineError(f"a lab is running already ({name}): leave it, or take it down with `bumpwire down`")
         try:
-            doctor.require("root", "Open vSwitch", "Mininet", "BPF")
+            doctor.require(*NEEDS)
             if left:
                 take_down(left)
             openvswitch.ensure_running()

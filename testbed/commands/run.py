@@ -8,7 +8,9 @@ from pathlib import Path
 import typer
 from rich.console import Console
 
+from testbed import doctor
 from testbed import scenario as scenarios
+from testbed.lab import NEEDS
 
 #: Columns of the table where there is no terminal.
 PLAIN_WIDTH = 120
@@ -25,6 +27,7 @@ def command(
     """Run a scenario; exits with 0 when every check held, and 1 when one did not."""
     found = scenarios.find(scenario)
     options = scenarios.parse_options(found, settings)
+    doctor.require(*NEEDS, "iperf3", "ping")  # before anything is built, not in the middle of a story
     console = Console(width=None if sys.stdout.isatty() else PLAIN_WIDTH)
     passed = scenarios.execute(
         found, options, console, results, repeats=repeats, datapath=datapath, json_file=json_file

@@ -6,12 +6,13 @@ import pytest
 
 from testbed import doctor, openvswitch
 from testbed.errors import MachineError
+from testbed.lab import NEEDS
 
 
 @pytest.fixture(scope="session", autouse=True)
 def machine() -> None:
     try:
-        doctor.require("root", "Open vSwitch", "Mininet", "BPF")
+        doctor.require(*NEEDS)
         openvswitch.ensure_running()
     except MachineError as error:
         pytest.skip(str(error))
