@@ -191,6 +191,19 @@ def soak_measurements(frames: int) -> list[Measurement]:
     return [rate, *(Measurement(name, value, "packets", {}) for name, value in counters.items() if value)]
 
 
+def ratio_table(bench: Bench) -> Table:
+    """Return each variant's throughput as a share of the path without the detour, and of the bare turn-around."""
+    rows = []
+    for mtu in MTUS:
+        for flows in FLOWS:
+            rates = {variant: bench.median(variant, "throughput", mtu, flows) for variant in VARIANTS}
+            for variant in VARIANTS[1:]:
+                shares = (rates[variant] / rates[base] for base in (NO_DETOUR, TURN_AROUND))
+                rows.append((variant.name, str(mtu), str(flows), *(f"{share:.2f}" for share in shares)))
+    columns = ("variant", "MTU", "flows", f"/ {NO_DETOUR.name}", f"/ {TURN_AROUND.name}")
+    return Table("Throughput, as ratios", columns, tuple(rows))
+
+
 def target_table(targets: Iterable[Target]) -> Table:
     """Return the promises beside what was measured."""
     rows = (

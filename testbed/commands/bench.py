@@ -20,7 +20,7 @@ def command(
     from rich.console import Console
 
     from testbed import figures, manifest, report
-    from testbed.bench import Bench, soak_measurements, target_table
+    from testbed.bench import Bench, ratio_table, soak_measurements, target_table
     from testbed.progress import Narrator
     from testbed.results import new_results
     from topologies.loader import load_topology
@@ -37,7 +37,7 @@ def command(
         else:
             bench = Bench(kept, narrator, load_topology("gwlb"), rounds, seconds)
             bench.run()
-            kept.tables.append(target_table(bench.targets()))
+            kept.tables += [ratio_table(bench), target_table(bench.targets())]
     finally:
         path = kept.write(json_file)
         path.with_name("report.html").write_text(report.html(kept))
