@@ -83,9 +83,9 @@ class Machine:
         return importlib.util.find_spec(name) is not None
 
     def succeeds(self, *command: str) -> bool:
-        """Run *command*, which has two seconds; False as well when there is no such program."""
+        """Run *command*, which has 20 s (emulated machines are slow); False as well when there is no such program."""
         try:
-            return subprocess.run(command, capture_output=True, timeout=2).returncode == 0
+            return subprocess.run(command, capture_output=True, timeout=20).returncode == 0
         except (OSError, subprocess.TimeoutExpired):
             return False
 
