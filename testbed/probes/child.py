@@ -35,6 +35,8 @@ class Node(Protocol):
     @property
     def name(self) -> str: ...
     @property
+    def pid(self) -> int: ...
+    @property
     def address(self) -> IPv4Address: ...
     def popen(self, command: Sequence[str], **keywords: Any) -> subprocess.Popen[Any]: ...
 
@@ -55,6 +57,7 @@ class Child:
 
     def __init__(self, node: Node, title: str, command: Sequence[str]) -> None:
         self.title = title
+        self._node = node
         self._output = tempfile.TemporaryFile("w+")  # noqa: SIM115  closed in __exit__
         self._errors = tempfile.TemporaryFile("w+")  # noqa: SIM115
         self.process = node.popen(command, stdin=subprocess.DEVNULL, stdout=self._output, stderr=self._errors, cwd=ROOT)
@@ -98,7 +101,8 @@ class Child:
         Raises ProbeError when it ends before, or after *timeout* seconds.
         """
         deadline = time.monotonic() + timeout
-        while port not in listening_ports(self.process.pid):
+        # Asked of the node: for a moment the new process is not there yet, and the machine may have a server itself.
+        while port not in listening_ports(self._node.pid):
             try:
                 code = self.process.wait(0.005)
             except subprocess.TimeoutExpired:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import socket
 import subprocess
@@ -31,6 +32,7 @@ class Loopback:
     """A node that is this machine."""
 
     name = "here"
+    pid = os.getpid()
     address = LOOPBACK
 
     def __init__(self) -> None:
