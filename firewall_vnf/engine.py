@@ -130,18 +130,16 @@ class Engine:
                 and second == SECOND_OPTION
                 and third == THIRD_OPTION
             ):
-                endpoint = self.table.endpoints.get(endpoint_id)
                 if (
-                    endpoint is not None
-                    and inner_version == 0x45
+                    inner_version == 0x45
                     and inner_total == length - INNER
                     and inner_fragment & _UNFRAGMENTED == TCP
                     and payload >= 0
                     and offset_flags >= 0x5000
-                    and offset_flags & 0x17 == ACK
                 ):
-                    session = endpoint.flows.get(key)
-                    if session is not None and session.cleared is self.policy:
+                    endpoint = self.table.endpoints.get(endpoint_id)
+                    session = endpoint.flows.get(key) if endpoint is not None else None
+                    if session is not None and session.cleared is self.policy and offset_flags & 0x17 == ACK:
                         session.last = now
                         if key == session.key:
                             session.packets_sent += 1
@@ -159,6 +157,12 @@ class Engine:
                         _MACS.pack_into(frame, 0, source_mac, destination_mac)
                         _ADDRESSES.pack_into(frame, 26, destination, source)
                         return True
+                    packet = Packet(frame, TCP, INNER, INNER + 20, length)
+                    try:
+                        packet.set_segment(key, sequence, acknowledgement, offset_flags, window)
+                    except Malformed as malformed:
+                        return self._drop(malformed.args[0])
+                    return self._take(packet, endpoint_id, now)
                 return self._inner(frame, INNER, length, endpoint_id, now)
         return self._slow(frame, length, now)
 
@@ -202,6 +206,10 @@ class Engine:
             return self._drop(malformed.args[0])
         if packet.fragment:
             return self._uninspected(frame, "flow_ipfrag", "flow_ipfrag_drop", self.config.fragments)
+        return self._take(packet, endpoint_id, now)
+
+    def _take(self, packet: Packet, endpoint_id: int, now: float) -> bool:
+        """Take a packet that was parsed: its session decides."""
         endpoint = self.table.endpoints.get(endpoint_id)
         if endpoint is None:
             endpoint = Endpoint(endpoint_id, self._zones.get(endpoint_id, self.config.default_zone))
@@ -215,7 +223,7 @@ class Engine:
         if refused:
             return self._drop(refused)
         self._forwarded += 1
-        turn_around(frame)
+        turn_around(packet.frame)
         return True
 
     def _drop(self, counter: str) -> bool:

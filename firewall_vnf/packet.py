@@ -23,6 +23,8 @@ from firewall_vnf.geneve import Malformed
 
 ICMP, TCP, UDP = 1, 6, 17
 FIN, SYN, RST, PSH, ACK = 0x01, 0x02, 0x04, 0x08, 0x10
+#: Of these three flags, a segment has at most one.
+_POSSIBLE = frozenset((0, FIN, SYN, RST))
 
 #: ICMP types of requests and replies to what answers them (RFC 792, RFC 950).
 ICMP_ANSWERS = {8: 0, 0: 8, 13: 14, 14: 13, 15: 16, 16: 15, 17: 18, 18: 17}
@@ -73,6 +75,19 @@ class Packet:
         self.quoted: bytes | None = None
         self.fragment = False
 
+    def set_segment(self, key: bytes, sequence: int, acknowledgement: int, offset_flags: int, window: int) -> None:
+        """Take the fields of a TCP header. Raises :class:`Malformed` when its length or its flags are impossible."""
+        self.payload = self.transport + (offset_flags >> 12) * 4
+        if self.payload < self.transport + 20 or self.payload > self.end:
+            raise Malformed("flow_parse_l4_tcp")
+        if not offset_flags & (SYN | RST | ACK) or offset_flags & (SYN | FIN | RST) not in _POSSIBLE:
+            raise Malformed("flow_parse_l4_tcpflags")
+        self.key = key
+        self.sequence = sequence
+        self.acknowledgement = acknowledgement
+        self.flags = offset_flags & 0x3F
+        self.window = window
+
 
 def parse_hostile_packet(frame: bytearray, start: int, end: int) -> Packet:
     """Parse the IPv4 packet in ``frame[start:end]``. Raises :class:`Malformed`, nothing else."""
@@ -111,16 +126,8 @@ def _parse_tcp(packet: Packet, addresses: bytes) -> None:
     transport = packet.transport
     if packet.end - transport < 20:
         raise Malformed("flow_parse_l4_tcp")
-    ports, packet.sequence, packet.acknowledgement, offset_flags, packet.window = _TCP.unpack_from(
-        packet.frame, transport
-    )
-    packet.payload = transport + (offset_flags >> 12) * 4
-    if packet.payload < transport + 20 or packet.payload > packet.end:
-        raise Malformed("flow_parse_l4_tcp")
-    packet.flags = offset_flags & 0x3F
-    if not offset_flags & (SYN | RST | ACK) or offset_flags & (SYN | FIN | RST) not in (0, SYN, FIN, RST):
-        raise Malformed("flow_parse_l4_tcpflags")
-    packet.key = addresses + ports
+    ports, sequence, acknowledgement, offset_flags, window = _TCP.unpack_from(packet.frame, transport)
+    packet.set_segment(addresses + ports, sequence, acknowledgement, offset_flags, window)
 
 
 def _parse_udp(packet: Packet, addresses: bytes) -> None:
