@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 
@@ -52,7 +53,8 @@ class HealthPort:
             ) from error
         self.port = self._server.server_port
         self._server.daemon_threads = True
-        self._thread = threading.Thread(target=self._server.serve_forever, name="health", daemon=True)
+        serve = partial(self._server.serve_forever, poll_interval=0.05)  # how long closing may wait, in seconds
+        self._thread = threading.Thread(target=serve, name="health", daemon=True)
         self._thread.start()
 
     def close(self) -> None:
