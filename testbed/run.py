@@ -35,6 +35,7 @@ from testbed.trip import Trip, observe, traffic_log
 from topologies import diagram
 from topologies.loader import load_topology
 from topologies.model import Topology
+from topologies.walk import address_for
 
 #: The policies that ship.
 POLICIES = Path(topologies.__file__).parent / "policies"
@@ -161,19 +162,9 @@ class Run:
         self.results.save(self._title(f"geneve {ends}.pcap"), trip.capture)
 
     def address(self, client: Host, server: Host) -> IPv4Address:
-        """Return the address by which *client* reaches *server*: from the internet, an instance's public one.
-
-        Raises ValueError for an instance without one.
-        """
+        """Return the address by which *client* reaches *server*: from the internet, an instance's public one."""
         assert self._lab is not None, "an address has a meaning inside run.lab() only"
-        topology = self._lab.topology
-        if client.name not in topology.internet or server.name in topology.internet:
-            return server.address
-        instances = {name: instance for vpc in topology.vpcs.values() for name, instance in vpc.instances.items()}
-        address = instances[server.name].public_address
-        if address is None:
-            raise ValueError(f"{server.name} has no public address, {client.name} cannot reach it from the internet")
-        return address
+        return address_for(self._lab.topology, client.name, server.name)
 
     def ping(self, client: Host, server: Host, count: int = 5) -> ping.RoundTrips:
         """Ping *count* times for each repeat: the median round trip, and the loss."""

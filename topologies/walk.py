@@ -106,6 +106,18 @@ def hosts(topology: Topology) -> dict[str, IPv4Address]:
     return found | {name: host.address for name, host in topology.internet.items()}
 
 
+def address_for(topology: Topology, source: str, destination: str) -> IPv4Address:
+    """Return the address by which a host reaches another: from the internet, an instance's public one, if it has one.
+
+    Raises KeyError for a name that is no host's.
+    """
+    if source in topology.internet:
+        for vpc in topology.vpcs.values():
+            if destination in vpc.instances:
+                return vpc.instances[destination].public_address or vpc.instances[destination].address
+    return hosts(topology)[destination]
+
+
 class Walker:
     """Moves one packet. A step makes one decision, records the hop and returns the next step; None at the end.
 
@@ -131,12 +143,10 @@ class Walker:
         if source not in known:
             raise ValueError(f"no host {source!r}; {did_you_mean(source, known)}")
         try:
-            address = known[destination] if destination in known else IPv4Address(destination)
+            named = destination in known
+            address = address_for(self.topology, source, destination) if named else IPv4Address(destination)
         except ValueError:
             raise ValueError(f"no host {destination!r}; {did_you_mean(destination, known)}") from None
-        if source not in self.homes and destination in self.homes:
-            instance = self.topology.vpcs[self.homes[destination]].instances[destination]
-            address = instance.public_address or address
         return self.send(source, Packet(known[source], address))
 
     def send(self, source: str, packet: Packet) -> list[Hop]:
