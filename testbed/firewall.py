@@ -9,6 +9,7 @@ from typing import Any
 
 from firewall_vnf.control import Control
 from testbed.controller import last_line
+from testbed.errors import RequestError
 from testbed.nodes import Host
 from topologies.ids import endpoint_ids
 from topologies.model import Topology
@@ -18,10 +19,14 @@ GRACE = 2.0
 
 
 def firewall_configuration(topology: Topology, name: str, directory: Path) -> dict[str, Any]:
-    """Return the configuration of firewall *name*, in the form of :mod:`firewall_vnf.config`."""
+    """Return the configuration of firewall *name*, in the form of :mod:`firewall_vnf.config`.
+
+    Raises RequestError when the topology does not say which policy its firewalls run.
+    """
     gwlb = next(gwlb for gwlb in topology.gateway_load_balancers.values() if name in gwlb.appliances)
     firewalls = topology.firewalls
-    assert firewalls is not None
+    if firewalls is None:
+        raise RequestError(f"topology {topology.name}: {name} has no policy; name a file in firewalls.policy")
     ids = endpoint_ids(topology)
     return {
         "name": name,
