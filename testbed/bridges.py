@@ -76,6 +76,8 @@ def port_errors(elements: Iterable[Element]) -> str:
 
 def set_zone_timeouts(journal: Journal, timeouts: Mapping[int, Mapping[str, int]]) -> None:
     """Set conntrack's time-outs (seconds, by Open vSwitch's names) for each zone of the lab."""
+    if not timeouts:
+        return
     journal.zones = sorted(timeouts)
     journal.save()
     datapath = journal.datapath
