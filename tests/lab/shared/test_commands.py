@@ -24,7 +24,7 @@ def bumpwire(*words: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.fixture
 def pinging(lab: Lab) -> Iterator[None]:
-    ping = lab.host("web1").popen(["ping", "-i", "0.2", "-c", "150", str(lab.host("app2").address)])
+    ping = lab.host("web1").popen(["ping", "-i", "0.2", "-c", "3000", str(lab.host("app2").address)])
     lab.wait(
         lambda: any(firewall.control.sessions(application="ping") for firewall in lab.firewalls.values()), "a ping"
     )
