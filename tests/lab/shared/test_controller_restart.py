@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import subprocess
 from pathlib import Path
 
@@ -29,18 +28,18 @@ def test_killed_and_restarted_under_traffic_it_loses_nothing(lab: Lab) -> None:
     before = lab.flow_counters()
     went, came = packets(client, "OutRequests"), packets(server, "InReceives")
     # UDP: what is lost on the way stays lost.
-    iperf3 = client.popen(["iperf3", "-J", "-u", "-c", str(server.address), "-t", "6", "-b", "10M", "-l", "1200"])
-    lab.wait(lambda: lab.flow_counters()["gwlb/connections known"] > before["gwlb/connections known"] + 1000, "traffic")
+    iperf3 = client.popen(["iperf3", "-u", "-c", str(server.address), "-t", "300", "-b", "10M", "-l", "1200"])
+    lab.wait(lambda: packets(server, "InReceives") > came + 1000, "traffic")
     lab.controller.kill()
     assert lab.problems() != []
-    carried = lab.flow_counters()["gwlb/connections known"]
-    lab.wait(lambda: lab.flow_counters()["gwlb/connections known"] > carried + 1000, "traffic without it", broken=True)
+    carried = packets(server, "InReceives")
+    lab.wait(lambda: packets(server, "InReceives") > carried + 1000, "traffic without it", broken=True)
     lab.controller.start()
     lab.wait(lambda: lab.controller.in_sync(len(lab.fabric.elements)), "the controller to be back")
-    output, _ = iperf3.communicate(timeout=30)
-    listening.communicate(timeout=30)
-    assert json.loads(output)["end"]["sum"]["packets"] > 5_000
-    lab.wait(lambda: packets(server, "InReceives") - came == packets(client, "OutRequests") - went, "the last one", 5)
+    for process in (iperf3, listening):
+        process.kill()
+        process.communicate()
+    lab.wait(lambda: packets(server, "InReceives") - came == packets(client, "OutRequests") - went, "the last one", 10)
     # It found the tables as they should be and sent nothing: the counters were never reset.
     assert all(switch["changes"] == 0 for switch in lab.controller.status()["switches"].values())
     after = lab.flow_counters()

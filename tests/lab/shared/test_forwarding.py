@@ -37,7 +37,7 @@ def rise(lab: Lab, decision: str, action: Callable[[], None], packets: int) -> N
     """Assert that *action* makes the decision's counter rise by *packets*."""
     before = lab.flow_counters()[decision]
     action()
-    lab.wait(lambda: lab.flow_counters()[decision] >= before + packets, f"{packets} packets at {decision}", 5)
+    lab.wait(lambda: lab.flow_counters()[decision] >= before + packets, f"{packets} packets at {decision}")
     assert lab.flow_counters()[decision] == before + packets
 
 
