@@ -17,9 +17,9 @@ SYSTEMD = Path("/run/systemd/system")
 
 
 def running() -> bool:
-    """Whether both daemons, database and switch, answer within two seconds each. Needs root."""
+    """Whether both daemons, database and switch, answer within five seconds each. Needs root."""
     try:
-        return _database_answers() and _succeeds("ovs-appctl", "--timeout=2", "--target=ovs-vswitchd", "version")
+        return _database_answers() and _succeeds("ovs-appctl", "--timeout=5", "--target=ovs-vswitchd", "version")
     except FileNotFoundError:
         return False
 
@@ -57,7 +57,7 @@ def _start_switch_alone() -> None:
 
 
 def _database_answers() -> bool:
-    return _succeeds("ovs-vsctl", "--timeout=2", "--no-wait", "get", "Open_vSwitch", ".", "ovs_version")
+    return _succeeds("ovs-vsctl", "--timeout=5", "--no-wait", "get", "Open_vSwitch", ".", "ovs_version")
 
 
 def _succeeds(*command: str) -> bool:

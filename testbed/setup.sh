@@ -26,16 +26,14 @@ log=$(mktemp)
 trap 'rm -f "$log"; if grep -qs Bumpwire $policy; then as_root rm -f $policy; fi' EXIT
 
 install_packages() {
-  local had_ssh=yes
-  dpkg-query -W openssh-server >/dev/null 2>&1 || had_ssh=no
   if [[ ! -e $policy ]]; then
     printf '#!/bin/sh\n# while Bumpwire installs packages\nexit 101\n' | as_root tee $policy >/dev/null
     as_root chmod 755 $policy
   fi
   as_root apt-get update -qq &&
     as_root apt-get install -y -qq --no-install-recommends "$@" &&
-    if [[ $had_ssh == no && -d /run/systemd/system ]]; then
-      as_root systemctl disable ssh.service || true
+    if [[ " $* " == *" openssh-server "* && -d /run/systemd/system ]]; then
+      as_root systemctl disable ssh.service ssh.socket || true
     fi
 }
 
@@ -48,7 +46,7 @@ if [[ ${#missing[@]} -gt 0 ]]; then
 fi
 
 # The stamp names what the environment was made from, so that a new lock or a new Python makes it again.
-stamp=$venv/setup-$(cat requirements.lock pyproject.toml <(/usr/bin/python3 -V) <(pwd) | sha256sum | cut -c1-16)
+stamp=$venv/setup-$(cat requirements.lock pyproject.toml testbed/setup.sh <(/usr/bin/python3 -V) <(pwd) | sha256sum | cut -c1-16)
 if [[ ! -e $stamp ]]; then
   echo "setup: making the virtual environment $venv"
   mkdir -p "$venv" 2>/dev/null || fail "cannot make $venv: choose another folder with make setup VENV=FOLDER"
