@@ -15,7 +15,7 @@ from topologies.ids import endpoint_ids
 from topologies.model import Topology
 
 #: How long a firewall may take to flush its logs when it is told to end, in seconds.
-GRACE = 2.0
+GRACE = 5.0
 
 
 def firewall_configuration(topology: Topology, name: str, directory: Path) -> dict[str, Any]:

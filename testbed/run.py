@@ -24,7 +24,6 @@ from typing import Any, TypeVar
 
 import topologies
 from testbed.errors import RequestError
-from testbed.firewall import GRACE
 from testbed.lab import Lab
 from testbed.nodes import Host
 from testbed.probes import connections, iperf3, ping, ssh, web
@@ -91,7 +90,7 @@ class Run:
         for firewall in lab.firewalls.values():
             firewall.end()
         for firewall in lab.firewalls.values():
-            firewall.process.wait(GRACE)
+            firewall.wait()
             self.results.keep(firewall.logs, self._title("firewalls"), firewall.name)
 
     @contextmanager
