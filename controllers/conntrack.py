@@ -26,7 +26,7 @@ def zone_timeouts(topology: Topology) -> dict[int, dict[str, int]]:
     """Return, for each zone, the timeouts in seconds by the names of ``ovs-vsctl add-zone-tp``."""
     zones = endpoint_index(topology)
     timeouts = {
-        zones[name]: timeout_policy(topology.gateway_load_balancers[endpoint.service].tcp_idle_timeout, NON_TCP)
+        zones[name]: timeout_policy(topology.gateway_load_balancers[endpoint.service].tcp.idle_timeout.seconds, NON_TCP)
         for vpc in topology.vpcs.values()
         for name, endpoint in vpc.endpoints.items()
     }

@@ -36,7 +36,7 @@ def firewall_configuration(topology: Topology, name: str, directory: Path) -> di
         "policy": firewalls.policy,
         "log_directory": str(directory / name),
         "control": str(directory / f"{name}.sock"),
-        "health_port": gwlb.target_group.health_check_port,
+        "health_port": gwlb.target_group.health_check.port,
     }
 
 

@@ -384,7 +384,7 @@ def draw_balancers(topology: Topology, layout: Layout) -> Iterator[str]:
             yield path([(below.middle, box.bottom + 1), (below.middle, below.y - 1)], "geneve")
             yield text(below.middle + 8, (box.bottom + below.y) / 2 + 4, "GENEVE", "small")
         yield rectangle(box, "#7c3aed", "#5b21b6", 8)
-        cross = ", cross-zone" if gwlb.cross_zone else ""
+        cross = ", cross-zone" if gwlb.load_balancing.cross_zone.enabled else ""
         yield text(box.middle, centre + 5, f"Gateway Load Balancer {name}{cross}", "head white middle")
 
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import hashlib
 from ipaddress import IPv4Address, IPv4Network
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, WithJsonSchema
 
@@ -28,6 +28,9 @@ UNASSIGNED = IPv4Address("0.0.0.0")
 #: Names become interface names (``bw-`` + name, at most 15 bytes on Linux) and prompts.
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9-]{0,11}$")]
 Zone = Annotated[str, StringConstraints(pattern=r"^[a-f]$")]
+Account = Annotated[str, StringConstraints(pattern=r"^[0-9]{12}$")]
+#: An account number, the ARN of an account's root, or everybody.
+Principal = Annotated[str, StringConstraints(pattern=r"^([0-9]{12}|arn:aws:iam::[0-9]{12}:root|\*)$")]
 
 
 def resource_id(kind: str, *path: str) -> str:
@@ -94,6 +97,8 @@ class VpcEndpoint(Resource):
 
 class Vpc(Resource):
     cidr: IPv4Network
+    owner: Account = "111111111111"
+    """The account that the VPC, and all in it, belongs to."""
     internet_gateway: Name | None = None
     """The name of the attached internet gateway."""
     subnets: dict[Name, Subnet] = {}
@@ -137,20 +142,142 @@ class Appliance(Resource):
     """The lowest free address of the subnet, if none is given."""
 
 
+class Enabled(Resource):
+    """An attribute of AWS's whose name ends in ``.enabled``."""
+
+    enabled: bool = False
+
+
+class HealthCheck(Resource):
+    """How a load balancer node finds out whether a target works: outside GENEVE, from the node's own address."""
+
+    protocol: Literal["TCP", "HTTP", "HTTPS"] = "TCP"
+    port: int = Field(default=80, ge=1, le=65535)
+    path: str = Field(default="/", pattern="^/", max_length=1024)
+    interval_seconds: int = Field(default=10, ge=5, le=300)
+    timeout_seconds: int = Field(default=5, ge=2, le=120)
+    healthy_threshold_count: int = Field(default=5, ge=2, le=10)
+    unhealthy_threshold_count: int = Field(default=2, ge=2, le=10)
+    matcher: str = Field(default="200-399", pattern=r"^[2-4][0-9]{2}([-,][2-4][0-9]{2})*$")
+    """HTTP status codes that mean healthy: ``200``, ``200,202``, ``200-399``."""
+
+
+class Stickiness(Resource):
+    """Which packets are one flow: the 5-tuple, or if ``enabled`` what ``type`` says."""
+
+    enabled: bool = False
+    type: Literal["source_ip_dest_ip_proto", "source_ip_dest_ip"] = "source_ip_dest_ip_proto"
+
+
+Failover = Literal["no_rebalance", "rebalance"]
+
+
+class TargetFailover(Resource):
+    """What becomes of a target's flows when it is unhealthy, or deregistered and drained. AWS wants both equal."""
+
+    on_unhealthy: Failover = "no_rebalance"
+    on_deregistration: Failover = "no_rebalance"
+
+
+class DeregistrationDelay(Resource):
+    timeout_seconds: int = Field(default=300, ge=0, le=3600)
+
+
+class TargetGroupReset(Resource):
+    """Answer a TCP packet of a flow whose target is gone with RST."""
+
+    on_unhealthy: Enabled = Enabled()
+    on_deregistration: Enabled = Enabled()
+
+
 class TargetGroup(Resource):
-    """GENEVE target group on port 6081, with AWS's attribute defaults."""
+    """GENEVE target group on port 6081. Keys and defaults are those of AWS's attributes."""
 
     targets: tuple[str, ...] = ()
-    """The registered appliances; all of the load balancer's, if this is left out."""
-    health_check_port: int = Field(default=80, ge=1, le=65535)
+    """The registered appliances; if this is left out, all that no auto scaling group launches."""
+    health_check: HealthCheck = HealthCheck()
+    stickiness: Stickiness = Stickiness()
+    target_failover: TargetFailover = TargetFailover()
+    deregistration_delay: DeregistrationDelay = DeregistrationDelay()
+    send_tcp_reset: TargetGroupReset = TargetGroupReset()
 
 
 class VpcEndpointService(Resource):
     """What the load balancer offers to endpoints in other VPCs. Endpoints name it by the load balancer's name."""
 
     acceptance_required: bool = False
+    allowed_principals: tuple[Principal, ...] = ()
+    """Accounts that may make endpoints, besides the load balancer's owner; ``*`` is every account."""
     accepted: tuple[str, ...] = ()
     """The endpoints whose connections the owner has accepted, where acceptance is required."""
+    rejected: tuple[str, ...] = ()
+    """The endpoints whose connections the owner has rejected."""
+
+
+class LifecycleHook(Resource):
+    """What an instance waits for before it goes on: at most ``heartbeat_timeout`` seconds, then the default result."""
+
+    heartbeat_timeout: int = Field(default=300, ge=30, le=7200)
+    default_result: Literal["CONTINUE", "ABANDON"] = "ABANDON"
+
+
+class LifecycleHooks(Resource):
+    launch: LifecycleHook | None = None
+    """``autoscaling:EC2_INSTANCE_LAUNCHING``"""
+    terminate: LifecycleHook | None = None
+    """``autoscaling:EC2_INSTANCE_TERMINATING``"""
+
+
+class TargetTracking(Resource):
+    """Keep a metric of the group's instances at a value."""
+
+    type: Literal["target-tracking"]
+    metric: str
+    statistic: Literal["Average", "Maximum", "Minimum", "Sum"] = "Average"
+    target_value: float = Field(gt=0)
+    disable_scale_in: bool = False
+
+
+class Step(Resource):
+    """An adjustment for a breach between ``lower`` (included) and ``upper``, both relative to the threshold."""
+
+    lower: float | None = None
+    upper: float | None = None
+    adjustment: int
+
+
+class StepScaling(Resource):
+    """Change the size in steps when a metric has breached a threshold for some periods."""
+
+    type: Literal["step"]
+    metric: str
+    statistic: Literal["Average", "Maximum", "Minimum", "Sum"] = "Average"
+    comparison: Literal["GreaterThanOrEqualToThreshold", "LessThanOrEqualToThreshold"]
+    threshold: float
+    period: int = Field(default=60, ge=10)
+    """Seconds."""
+    evaluation_periods: int = Field(default=1, ge=1)
+    adjustment_type: Literal["ChangeInCapacity", "ExactCapacity", "PercentChangeInCapacity"] = "ChangeInCapacity"
+    steps: tuple[Step, ...]
+
+
+ScalingPolicy = Annotated[TargetTracking | StepScaling, Field(discriminator="type")]
+
+
+class AutoScalingGroup(Resource):
+    """Launches and terminates the load balancer's appliances, ``name_prefix`` and a number, over ``subnets``."""
+
+    min_size: int = Field(default=1, ge=0)
+    max_size: int = Field(default=4, ge=1, le=64)
+    desired_capacity: int = Field(default=1, ge=0)
+    subnets: tuple[str, ...]
+    name_prefix: str = Field(default="fw", pattern=r"^[a-z][a-z-]{0,8}$")
+    default_cooldown: int = Field(default=300, ge=0)
+    default_instance_warmup: int = Field(default=300, ge=0)
+    health_check_type: Literal["EC2", "ELB"] = "EC2"
+    health_check_grace_period: int = Field(default=300, ge=0)
+    lifecycle_hooks: LifecycleHooks = LifecycleHooks()
+    scaling_policies: dict[Name, ScalingPolicy] = {}
 
 
 def _addresses_by_subnet(subnets: Any) -> Any:
@@ -171,6 +298,27 @@ NodeAddresses = Annotated[
 ]
 
 
+class LoadBalancing(Resource):
+    cross_zone: Enabled = Enabled()
+    """Send to targets in all AZs, not only to those in the AZ of the endpoint."""
+
+
+class IdleTimeout(Resource):
+    seconds: int = Field(default=350, ge=60, le=6000)
+
+
+class Tcp(Resource):
+    """The listener's ``tcp.idle_timeout.seconds``."""
+
+    idle_timeout: IdleTimeout = IdleTimeout()
+
+
+class ListenerReset(Resource):
+    """Answer a TCP packet of a flow that is forgotten with RST."""
+
+    on_idle_timeout: Enabled = Enabled()
+
+
 class GatewayLoadBalancer(Resource):
     """One load balancer node (an elastic network interface) in each subnet of ``subnets``."""
 
@@ -180,10 +328,10 @@ class GatewayLoadBalancer(Resource):
     appliances: dict[Name, Appliance] = {}
     target_group: TargetGroup = TargetGroup()
     endpoint_service: VpcEndpointService = VpcEndpointService()
-    cross_zone: bool = False
-    """Send to targets in all AZs, not only to those in the AZ of the endpoint."""
-    tcp_idle_timeout: int = Field(default=350, ge=60, le=6000)
-    """Seconds; AWS's default is 350."""
+    load_balancing: LoadBalancing = LoadBalancing()
+    tcp: Tcp = Tcp()
+    send_tcp_reset: ListenerReset = ListenerReset()
+    auto_scaling_group: AutoScalingGroup | None = None
 
 
 class InternetHost(Resource):

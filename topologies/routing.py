@@ -140,4 +140,4 @@ def gwlb_targets(topology: Topology, gwlb_name: str, az: str) -> list[str]:
     gwlb = topology.gateway_load_balancers[gwlb_name]
     subnets = topology.vpcs[gwlb.vpc].subnets
     here = {name for name, item in gwlb.appliances.items() if item.subnet in subnets and subnets[item.subnet].az == az}
-    return [target for target in gwlb.target_group.targets if gwlb.cross_zone or target in here]
+    return [target for target in gwlb.target_group.targets if gwlb.load_balancing.cross_zone.enabled or target in here]

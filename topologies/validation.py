@@ -528,7 +528,12 @@ def services_serve(topology: Topology) -> Iterator[Problem]:
                 yield Problem(place, f"in AZ {subnet.az}, where {endpoint.service} has no node", remedy, "subnet")
             elif not gwlb_targets(topology, endpoint.service, subnet.az):
                 what = f"{endpoint.service} has no target in AZ {subnet.az}, and cross-zone is off: all would be lost"
-                yield Problem(place, what, f"add an appliance in AZ {subnet.az}, or set cross_zone to true", "subnet")
+                yield Problem(
+                    place,
+                    what,
+                    f"add an appliance in AZ {subnet.az}, or set load_balancing.cross_zone.enabled to true",
+                    "subnet",
+                )
     endpoints = [name for vpc in topology.vpcs.values() for name in vpc.endpoints]
     for name, gwlb in topology.gateway_load_balancers.items():
         for accepted in gwlb.endpoint_service.accepted:
