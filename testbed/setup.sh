@@ -13,13 +13,14 @@ packages=(
   clang libbpf-dev linux-libc-dev                                            # the GENEVE endpoint, a BPF program
   iproute2 iptables kmod ethtool procps                                      # interfaces, NAT, kernel modules
   iperf3 iputils-ping openssh-client openssh-server tcpdump tshark           # traffic and captures
+  redis-server                                                               # session sharing between firewalls
   libnetfilter-queue-dev libpython3-dev                                      # the benchmark's NFQUEUE appliance
   "$([[ $(. /etc/os-release; echo "$ID") == ubuntu ]] && echo linux-tools-generic || echo bpftool)"    # the tests
 )
 
 as_root() { if [[ $EUID -eq 0 ]]; then "$@"; else sudo --preserve-env=DEBIAN_FRONTEND "$@"; fi; }
 
-# A package that brings a service would start it: an SSH server is for the lab's hosts, not for the machine.
+# A package that brings a service would start it: SSH and Redis servers are for the lab's hosts, not for the machine.
 # policy-rc.d is how Debian lets an administrator refuse that (Debian Policy 9.3.3.1).
 policy=/usr/sbin/policy-rc.d
 log=$(mktemp)
@@ -32,8 +33,9 @@ install_packages() {
   fi
   as_root apt-get update -qq &&
     as_root apt-get install -y -qq --no-install-recommends "$@" &&
-    if [[ " $* " == *" openssh-server "* && -d /run/systemd/system ]]; then
-      as_root systemctl disable ssh.service ssh.socket || true
+    if [[ -d /run/systemd/system ]]; then
+      [[ " $* " != *" openssh-server "* ]] || as_root systemctl disable ssh.service ssh.socket || true
+      [[ " $* " != *" redis-server "* ]] || as_root systemctl disable redis-server.service || true
     fi
 }
 
