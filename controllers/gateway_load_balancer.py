@@ -33,7 +33,7 @@ from controllers.flows import (
     tcp_flags,
 )
 from controllers.layout import AZ, az_number
-from controllers.slots import assign_slots
+from controllers.slots import deal
 from topologies.decision import decision
 from topologies.fabric import ApplianceLink, Element, PortKind, endpoint_index
 from topologies.model import Topology
@@ -90,7 +90,7 @@ def compile_gateway_load_balancer(topology: Topology, element: Element, links: l
     for zone in sorted({str(port.az) for port in element.ports.values() if port.kind is PortKind.ENDPOINT}):
         number = az_number(zone)
         targets = gwlb_targets(topology, name, zone)
-        slots = assign_slots(targets, targets)
+        slots = deal(targets)
         choice: tuple[Action, ...] = (SelectGroup(number),) if slots else ()
         decided = decision(name, "connections", f"new in {zone}" if slots else f"no target in {zone}")
         syn = match(dict(segment.fields), {AZ: number}, tcp_flags=tcp_flags("+syn-ack"))

@@ -1,37 +1,45 @@
-"""Which target serves which slot of a load balancer: rendezvous choice with balanced load.
+"""Which target serves which slot of a load balancer's node: an even deal that moves as little as it can.
 
-A new flow's hash names a slot. As in rendezvous hashing each slot ranks all registered targets and takes the first
-that is available, so a target that becomes unavailable moves only the slots that it served, and they come back with it.
-Ranks drawn by hash alone would be uneven over 64 slots; here each target is dealt evenly into the ranks of those before
-it, so that the load is even, and stays about even when targets are missing. A target registered last takes its fair
-share from each other one and moves nothing else. AWS does not publish its own algorithm.
+A new flow's hash names a slot, and the slot's target gets the flow. When a target comes or goes, only slots that must
+change hands do: those of a target that went, and as many as a newcomer's fair share. So adding or removing one of N
+targets moves about 1/N of new flows. AWS does not publish its own algorithm.
 """
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Collection, Sequence
+from collections import Counter
+from collections.abc import Sequence
 
-SLOTS = 64
+#: The most that Open vSwitch hashes to exactly (OVS source, ofproto-dpif.c, ``MAX_SELECT_GROUP_HASH_VALUES``).
+SLOTS = 256
 
 
-def assign_slots(registered: Sequence[str], available: Collection[str], slots: int = SLOTS) -> list[str]:
-    """Return the target of each slot, out of *available*; empty when no registered target is.
+def deal(available: Sequence[str], previous: Sequence[str] = ()) -> list[str]:
+    """Return the target of each slot: loads differ by at most one, and the fewest possible slots leave *previous*.
 
-    *registered* is in the order of registration: the same order always gives the same slots.
+    *available* are the targets, each once; *previous* is an earlier deal, or nothing. Without a target there are no
+    slots. What is dealt already stays as it is, so dealing again changes nothing.
     """
-    ranks: list[tuple[int, ...]] = [()] * slots
-    for number, target in enumerate(registered):
-        # Slots of equal ranks lie side by side, so that dealing places in turn is even within each such set.
-        dealt = sorted(range(slots), key=lambda slot: (ranks[slot], draw(target, slot)))
-        for turn, slot in enumerate(dealt):
-            place = turn % (number + 1)
-            ranks[slot] = (*ranks[slot][:place], number, *ranks[slot][place:])
-    usable = {number for number, target in enumerate(registered) if target in available}
-    if not usable:
+    if not available:
         return []
-    return [registered[next(number for number in rank if number in usable)] for rank in ranks]
+    held = Counter(target for target in previous[:SLOTS] if target in available)
+    share, over = divmod(SLOTS, len(available))
+    # The one slot more goes to those who have the most: to anybody else it would have to move.
+    richest = sorted(available, key=lambda target: -held[target])
+    room = {target: share + (place < over) for place, target in enumerate(richest)}
+    slots: list[str | None] = []
+    for number in range(SLOTS):
+        kept = previous[number] if number < len(previous) else None
+        if kept is not None and room.get(kept):
+            room[kept] -= 1
+            slots.append(kept)
+        else:
+            slots.append(None)
+    # The emptiest first, so that what one target leaves is spread over all others.
+    return [slot if slot is not None else take(room) for slot in slots]
 
 
-def draw(target: str, slot: int) -> bytes:
-    return hashlib.blake2b(f"{target}/{slot}".encode(), digest_size=8).digest()
+def take(room: dict[str, int]) -> str:
+    target = max(room, key=room.__getitem__)
+    room[target] -= 1
+    return target
