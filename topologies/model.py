@@ -347,6 +347,8 @@ class Firewalls(Resource):
     """The policy's file, relative to the topology's. Absolute once loaded."""
     zones: dict[str, str] = {}
     """Endpoint to security zone, as VM-Series associates endpoints with sub-interfaces."""
+    session_sharing: bool = False
+    """Keep sessions in a store that all firewalls share (Redis), so that one can go on where another failed."""
 
 
 class Topology(Resource):

@@ -244,7 +244,7 @@ def test_a_node_uses_the_targets_of_its_own_zone(topology: Topology) -> None:
 
 def test_cross_zone_uses_all_targets_everywhere(variant: Variant) -> None:
     def edit(document: dict[str, Any]) -> None:
-        document["gateway_load_balancers"]["gwlb"]["cross_zone"] = True
+        document["gateway_load_balancers"]["gwlb"]["load_balancing"]["cross_zone"]["enabled"] = True
 
     chosen = targets(compile_topology(variant(edit))["gwlb"])
     assert set(chosen) == {1, 2}
@@ -296,7 +296,7 @@ def test_every_endpoint_and_nat_gateway_has_a_zone_of_its_own(topology: Topology
 
 def test_idle_timeouts_are_awss(variant: Variant) -> None:
     def edit(document: dict[str, Any]) -> None:
-        document["gateway_load_balancers"]["gwlb"]["tcp_idle_timeout"] = 600
+        document["gateway_load_balancers"]["gwlb"]["tcp"]["idle_timeout"]["seconds"] = 600
 
     changed = variant(edit)
     timeouts = zone_timeouts(changed)

@@ -196,7 +196,7 @@ gwlb = st.fixed_dictionaries(
         "appliances": mapping(instance.map(lambda item: {"subnet": item["subnet"]})),
         "target_group": st.fixed_dictionaries({"targets": some}),
         "endpoint_service": st.fixed_dictionaries({"acceptance_required": st.booleans(), "accepted": some}),
-        "cross_zone": st.booleans(),
+        "load_balancing": st.fixed_dictionaries({"cross_zone": st.fixed_dictionaries({"enabled": st.booleans()})}),
     },
 )
 topologies = st.fixed_dictionaries(

@@ -91,7 +91,7 @@ def test_zones_are_kept_except_in_appliance_mode(gwlb: Topology) -> None:
 def test_a_node_sends_to_its_own_zone_unless_cross_zone_is_on(gwlb: Topology) -> None:
     assert gwlb_targets(gwlb, "gwlb", "b") == ["fw3", "fw4"]
     document = gwlb.model_dump()
-    document["gateway_load_balancers"]["gwlb"]["cross_zone"] = True
+    document["gateway_load_balancers"]["gwlb"]["load_balancing"]["cross_zone"]["enabled"] = True
     assert gwlb_targets(Topology.model_validate(document), "gwlb", "b") == ["fw1", "fw2", "fw3", "fw4"]
 
 
