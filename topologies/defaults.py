@@ -1,15 +1,17 @@
-"""What a file leaves out, as AWS fills it in: the main route table, a default Transit Gateway table, addresses.
+"""What a file leaves out, as AWS fills it in: main route tables, Transit Gateway tables, instances, targets, addresses.
 
 Facts: AWS VPC guide (main route table: a subnet that no other table is associated with uses it; the first four
-addresses of a subnet and its last are reserved), AWS Transit Gateway guide (default association and propagation).
+addresses of a subnet and its last are reserved), AWS Transit Gateway guide (default association and propagation),
+Amazon EC2 Auto Scaling guide (a group balances its instances over its zones; it registers them with its target group).
 """
 
 from __future__ import annotations
 
+import re
 from ipaddress import IPv4Address, IPv4Network
 from typing import Any
 
-from topologies.model import MAIN, UNASSIGNED, Topology
+from topologies.model import MAIN, UNASSIGNED, GatewayLoadBalancer, Topology
 
 Document = dict[str, Any]
 
@@ -18,7 +20,10 @@ RESERVED = 4
 
 
 def fill(topology: Topology) -> Topology:
-    """Return the topology with nothing left out. A name that leads nowhere is left alone, for the validation."""
+    """Return the topology with nothing left out. A name that leads nowhere is left alone, for the validation.
+
+    Filling in a second time changes nothing: an empty list of targets that is written down stays empty.
+    """
     document = topology.model_dump()
     for vpc in document["vpcs"].values():
         add_main_table(vpc)
@@ -26,9 +31,11 @@ def fill(topology: Topology) -> Topology:
         if gateway["attachments"] and not gateway["route_tables"]:
             attachments = tuple(gateway["attachments"])
             gateway["route_tables"]["default"] = {"associations": attachments, "propagations": attachments}
-    for gwlb in document["gateway_load_balancers"].values():
-        group = gwlb["target_group"]
-        group["targets"] = group["targets"] or tuple(gwlb["appliances"])
+    for name, gwlb in document["gateway_load_balancers"].items():
+        if gwlb["auto_scaling_group"] and gwlb["vpc"] in document["vpcs"]:
+            add_instances(gwlb, document["vpcs"][gwlb["vpc"]])
+        if "targets" not in topology.gateway_load_balancers[name].target_group.model_fields_set:
+            gwlb["target_group"]["targets"] = initial_targets(GatewayLoadBalancer.model_validate(gwlb))
     for name, vpc in document["vpcs"].items():
         balancers = [gwlb for gwlb in document["gateway_load_balancers"].values() if gwlb["vpc"] == name]
         assign_addresses(vpc, balancers)
@@ -42,6 +49,39 @@ def add_main_table(vpc: Document) -> None:
     if others:
         main = vpc["route_tables"].setdefault(MAIN, {"subnets": ()})
         main["subnets"] = (*main["subnets"], *others)
+
+
+def add_instances(gwlb: Document, vpc: Document) -> None:
+    """Make a place for every instance that the auto scaling group could launch, the subnets by turns."""
+    group = gwlb["auto_scaling_group"]
+    subnets = [subnet for subnet in group["subnets"] if subnet in vpc["subnets"]]
+    for number in range(group["max_size"] if subnets else 0):
+        appliance = {"subnet": subnets[number % len(subnets)], "address": UNASSIGNED}
+        gwlb["appliances"].setdefault(f"{group['name_prefix']}{number + 1}", appliance)
+
+
+def scaling_instances(gwlb: GatewayLoadBalancer) -> tuple[str, ...]:
+    """Return the appliances that are the auto scaling group's to launch and terminate, by number; none without one.
+
+    They are those of its name and a number: ``max_size`` when the file was loaded, and as many for as long as it runs.
+    """
+    if gwlb.auto_scaling_group is None:
+        return ()
+    instance = re.compile(re.escape(gwlb.auto_scaling_group.name_prefix) + "([1-9][0-9]*)")
+    found = {int(match[1]): name for name in gwlb.appliances if (match := instance.fullmatch(name))}
+    return tuple(found[number] for number in sorted(found))
+
+
+def initial_instances(gwlb: GatewayLoadBalancer) -> tuple[str, ...]:
+    """Return the instances that run from the start: the first ``desired_capacity``."""
+    group = gwlb.auto_scaling_group
+    return scaling_instances(gwlb)[: group.desired_capacity] if group else ()
+
+
+def initial_targets(gwlb: GatewayLoadBalancer) -> tuple[str, ...]:
+    """Return the targets of a group that names none: all appliances that run from the start."""
+    scaled = scaling_instances(gwlb)
+    return (*(name for name in gwlb.appliances if name not in scaled), *initial_instances(gwlb))
 
 
 def assign_addresses(vpc: Document, balancers: list[Document]) -> None:

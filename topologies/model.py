@@ -44,7 +44,7 @@ def resource_id(kind: str, *path: str) -> str:
 class Resource(BaseModel):
     """What all resources share: unknown keys are refused, and objects do not change after loading."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False)
 
 
 class Subnet(Resource):
@@ -153,12 +153,14 @@ class HealthCheck(Resource):
 
     protocol: Literal["TCP", "HTTP", "HTTPS"] = "TCP"
     port: int = Field(default=80, ge=1, le=65535)
-    path: str = Field(default="/", pattern="^/", max_length=1024)
+    path: str = Field(default="/", pattern="^/[!-~]*$", max_length=1024)
     interval_seconds: int = Field(default=10, ge=5, le=300)
     timeout_seconds: int = Field(default=5, ge=2, le=120)
     healthy_threshold_count: int = Field(default=5, ge=2, le=10)
     unhealthy_threshold_count: int = Field(default=2, ge=2, le=10)
-    matcher: str = Field(default="200-399", pattern=r"^[2-4][0-9]{2}([-,][2-4][0-9]{2})*$")
+    matcher: str = Field(
+        default="200-399", pattern=r"^[2-4][0-9]{2}(-[2-4][0-9]{2})?(,[2-4][0-9]{2}(-[2-4][0-9]{2})?)*$"
+    )
     """HTTP status codes that mean healthy: ``200``, ``200,202``, ``200-399``."""
 
 
@@ -194,7 +196,7 @@ class TargetGroup(Resource):
     """GENEVE target group on port 6081. Keys and defaults are those of AWS's attributes."""
 
     targets: tuple[str, ...] = ()
-    """The registered appliances; if this is left out, all that no auto scaling group launches."""
+    """The registered appliances; if this is left out, all that run from the start."""
     health_check: HealthCheck = HealthCheck()
     stickiness: Stickiness = Stickiness()
     target_failover: TargetFailover = TargetFailover()
@@ -265,7 +267,11 @@ ScalingPolicy = Annotated[TargetTracking | StepScaling, Field(discriminator="typ
 
 
 class AutoScalingGroup(Resource):
-    """Launches and terminates the load balancer's appliances, ``name_prefix`` and a number, over ``subnets``."""
+    """Launches and terminates the load balancer's appliances, ``name_prefix`` and a number, over ``subnets``.
+
+    The appliances of that name, 1 to ``max_size``, are there without being listed. Keys and defaults are those of AWS's
+    API; times are in seconds. The group's own name is the load balancer's with ``-asg``.
+    """
 
     min_size: int = Field(default=1, ge=0)
     max_size: int = Field(default=4, ge=1, le=64)

@@ -494,10 +494,10 @@ def balancers_have_nodes_and_targets(topology: Topology) -> Iterator[Problem]:
 
 
 def registered(place: Place, gwlb: GatewayLoadBalancer) -> Iterator[Problem]:
-    """Yield the problems of the list of registered targets."""
+    """Yield the problems of the list of registered targets. It may be empty: all can be deregistered."""
     targets = gwlb.target_group.targets
     place = (*place, "target_group")
-    if not targets:
+    if not gwlb.appliances:
         yield Problem(place, "no targets", "add appliances to the load balancer")
     for target, count in Counter(targets).items():
         if target not in gwlb.appliances:
