@@ -6,6 +6,7 @@
 ``web``         one HTTP request: status, time to first byte
 ``ssh``         one login with a real ``sshd``
 ``connections`` new TCP connections per second
+``flows``       long flows and a stream of new connections, while something fails
 ============== ===========================================================
 
 Each starts what it needs as child processes on the nodes, waits until the server listens, and ends them by their
