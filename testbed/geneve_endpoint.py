@@ -1,5 +1,7 @@
 """The GENEVE endpoint of a Gateway Load Balancer: what its BPF program (``bpf/geneve_endpoint.c``) must know.
 
+That is every appliance, for the life of the lab: whether one is registered, or draining, is a matter of OpenFlow's.
+
 What it needs of the load balancer's network namespace, before :meth:`GeneveEndpoint.load`:
 
 * an interface ``plain``, the far end of the veth pair whose other end is the GENEVE port of the load balancer's bridge;
@@ -51,7 +53,7 @@ COUNTER = struct.Struct("=Q")
 
 @dataclass(frozen=True)
 class Target:
-    """A registered target. ``interface`` is the load balancer's end of its link, ``mac`` the appliance's own."""
+    """An appliance. ``interface`` is the load balancer's end of its link, ``mac`` the appliance's own."""
 
     address: IPv4Address
     mac: str
@@ -63,14 +65,13 @@ class EndpointConfiguration:
     """What an endpoint starts with.
 
     ``nodes`` maps the number of an AZ (a = 1) to the address of its load balancer node, ``endpoints`` a GWLBE's index
-    to its id (64 bits), ``targets`` a target's index to what is registered. ``interfaces`` are those of all appliances,
-    registered or not. ``key`` (8 bytes) makes the flow cookies this lab's own.
+    to its id (64 bits), ``targets`` an appliance's index to the appliance, registered or not. ``key`` (8 bytes) makes
+    the flow cookies this lab's own.
     """
 
     nodes: dict[int, IPv4Address]
     endpoints: dict[int, int]
     targets: dict[int, Target]
-    interfaces: tuple[str, ...]
     max_inner: int = MAX_INNER
     key: bytes = field(default_factory=lambda: secrets.token_bytes(8), repr=False)
 
@@ -93,7 +94,6 @@ def zone_number(az: str) -> int:
 def endpoint_configuration(topology: Topology, fabric: Fabric, gwlb: str) -> EndpointConfiguration:
     """Return what the endpoint of load balancer *gwlb* starts with. Raises KeyError where there is none."""
     balancer = topology.gateway_load_balancers[gwlb]
-    links = {link.appliance: link.index for link in fabric.appliance_links if link.gwlb == gwlb}
     ids, indices = endpoint_ids(topology), endpoint_index(topology)
     ours = [
         name for vpc in topology.vpcs.values() for name, endpoint in vpc.endpoints.items() if endpoint.service == gwlb
@@ -102,10 +102,10 @@ def endpoint_configuration(topology: Topology, fabric: Fabric, gwlb: str) -> End
         nodes={zone_number(az): address for az, address in node_addresses(topology, balancer).items()},
         endpoints={indices[name]: endpoint_number(ids[name]) for name in ours},
         targets={
-            links[name]: Target(balancer.appliances[name].address, mac_address(name), name)
-            for name in balancer.target_group.targets
+            link.index: Target(balancer.appliances[link.appliance].address, mac_address(link.appliance), link.appliance)
+            for link in fabric.appliance_links
+            if link.gwlb == gwlb
         },
-        interfaces=tuple(links),
         max_inner=topology.mtu,
     )
 
@@ -173,8 +173,7 @@ class GeneveEndpoint:
                 endpoint.set_endpoint(index, number)
             for index, target in configuration.targets.items():
                 endpoint.set_target(index, target)
-            for interface in (plain, *configuration.interfaces):
-                endpoint.attach(interface)
+            endpoint.attach(plain)
         except BaseException:
             endpoint.close()
             raise
@@ -190,7 +189,7 @@ class GeneveEndpoint:
         return cls(pid, program, libbpf.maps_of_program(program))
 
     def attach(self, interface: str) -> None:
-        """Watch an appliance's interface: from now on GENEVE that comes from it is checked, and dropped if need be."""
+        """Let the program have what comes from an interface."""
         in_namespace(self.pid, lambda: libbpf.attach(self._program, interface_index(interface)))
 
     def set_node(self, zone: int, address: IPv4Address) -> None:
@@ -208,32 +207,22 @@ class GeneveEndpoint:
         self._maps["endpoints"].update(INDEX.pack(index), number_bytes)
 
     def set_target(self, index: int, target: Target) -> None:
-        """Register a target, in place of the one that had this *index*. The interface is watched from then on."""
+        """Make the appliance with *index* and its interface known.
+
+        Raises MachineError where the interface is missing, or the index too high.
+        """
 
         def identify() -> tuple[int, str]:
             return interface_index(target.interface), interface_address(target.interface)
 
         interface, own_mac = in_namespace(self.pid, identify)
-        previous = self._interface_of(index)
+        targets = self._maps["targets"]
+        if index >= targets.max_entries:
+            raise MachineError(f"target {index}: the GENEVE endpoint holds {targets.max_entries}")
         value = TARGET.pack(target.address.packed, interface, mac_bytes(target.mac), mac_bytes(own_mac))
-        self._maps["targets"].update(INDEX.pack(index), value)
+        targets.update(INDEX.pack(index), value)
         self._maps["interfaces"].update(INDEX.pack(interface), INDEX.pack(index))
-        if previous != interface:
-            self._maps["interfaces"].delete(INDEX.pack(previous))
         self.attach(target.interface)
-
-    def remove_target(self, index: int) -> None:
-        """Deregister a target: nothing is sent to it any more, and what it still returns is dropped and counted."""
-        self._maps["interfaces"].delete(INDEX.pack(self._interface_of(index)))
-        self._maps["targets"].update(INDEX.pack(index), bytes(TARGET.size))
-
-    def _interface_of(self, index: int) -> int:
-        """Return the index of a target's interface, 0 where none is registered. Raises MachineError if out of range."""
-        known = self._maps["targets"].lookup(INDEX.pack(index))
-        if known is None:
-            raise MachineError(f"target {index}: the GENEVE endpoint holds {self._maps['targets'].max_entries}")
-        interface: int = TARGET.unpack(known)[1]
-        return interface
 
     def counters(self) -> dict[str, int]:
         """Return the packets counted by what became of them; :func:`counter_meanings` explains the names."""
@@ -244,11 +233,11 @@ class GeneveEndpoint:
         }
 
     def target_counters(self) -> dict[int, TargetTraffic]:
-        """Return the traffic of each registered target by its index."""
+        """Return the traffic of each appliance by its index."""
         interfaces, traffic = self._maps["interfaces"], self._maps["target_traffic"]
-        registered = [index for interface in interfaces if (index := interfaces.lookup(interface))]
+        known = [index for interface in interfaces if (index := interfaces.lookup(interface))]
         result = {}
-        for index in registered:
+        for index in known:
             each_cpu = [TRAFFIC.unpack(value) for value in traffic.lookup_all(index)]
             result[INDEX.unpack(index)[0]] = TargetTraffic(*map(sum, zip(*each_cpu, strict=True)))
         return dict(sorted(result.items()))

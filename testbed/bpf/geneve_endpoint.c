@@ -7,6 +7,8 @@
  * Header, acceptance of returned frames and MTU: AWS, Gateway Load Balancer guide, "Target groups", and the header
  * files of aws-samples/aws-gateway-load-balancer-tunnel-handler; GENEVE is RFC 8926.
  *
+ * A frame to the resetter, which is no target, is not sent on: the TCP segment in it is answered with a RST.
+ *
  * No state per flow: the flow cookie is a keyed hash of the flow, the same in both directions, so the way back
  * computes what it must be. AWS's own cookies are random; nothing in them has a meaning to an appliance.
  *
@@ -19,6 +21,7 @@
 #include <linux/ip.h>
 #include <linux/ipv6.h>
 #include <linux/pkt_cls.h>
+#include <linux/tcp.h>
 #include <linux/udp.h>
 
 #include <bpf/bpf_endian.h>
@@ -30,6 +33,7 @@
 #define MAX_ZONES 8
 #define MAX_TARGETS 512 /* AWS's quota is 300 a load balancer */
 #define MAX_ENDPOINTS 1024
+#define RESETTER 0xffff /* in place of a target's index */
 #define MAX_EXTENSION_HEADERS 4
 #define FRAGMENT 0x3fff /* more fragments, or an offset */
 #define DONT_FRAGMENT 0x4000
@@ -47,17 +51,20 @@ enum counter {
 	PLAIN_ADDRESSES,  // Ethernet addresses that carry no indices, or a VLAN tag
 	PLAIN_NODE,       // the zone has no load balancer node
 	PLAIN_ENDPOINT,   // no VPC endpoint has this index
-	PLAIN_TARGET,     // no registered target has this index
+	PLAIN_TARGET,     // no appliance has this index
 	PLAIN_MALFORMED,  // neither IPv4 nor IPv6, or its length does not fit the frame
 	PLAIN_TOO_LARGE,  // larger than the load balancer's MTU
 	PLAIN_SEGMENTS,   // not yet segmented (TSO or GSO is on at the sender)
-	PLAIN_FAILED,     // the kernel made no room for the header
+	PLAIN_FAILED,     // the kernel could not make room for the header, or cut a segment to the length of a RST
+	RESET,            // a TCP segment to the resetter, answered with a RST
+	RESET_NOT_TCP,    // to the resetter, but no TCP segment: another protocol, a fragment, or cut short
+	RESET_OF_RESET,   // a TCP segment to the resetter that is a RST itself
 	RETURN_MALFORMED, // shorter than AWS's header, or lengths of IP, UDP and the inner packet disagree
 	RETURN_FRAGMENT,  // a fragment
 	RETURN_OPTIONS,   // IP options in the outer header
 	RETURN_CHECKSUM,  // wrong checksum of the outer IP header
 	RETURN_TTL,       // outer time to live 0
-	RETURN_TARGET,    // not from the address of the target that is registered on this interface
+	RETURN_TARGET,    // not from the address of the appliance on this interface
 	RETURN_NODE,      // not to a load balancer node
 	RETURN_HEADER,    // GENEVE version, option length, flags or VNI
 	RETURN_PROTOCOL,  // no inner packet of the protocol type that the header names
@@ -96,7 +103,7 @@ struct config {
 };
 
 struct target {
-	__be32 address; /* 0: not registered */
+	__be32 address; /* 0: there is none */
 	__u32 interface;
 	__u8 mac[ETH_ALEN];
 	__u8 own_mac[ETH_ALEN];
@@ -128,7 +135,7 @@ struct {
 	__type(value, struct target);
 } targets SEC(".maps");
 
-/* Index of the target that is registered on an interface. */
+/* Index of the target at an interface. */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(max_entries, MAX_TARGETS);
@@ -190,9 +197,9 @@ static __always_inline int drop(__u32 counter)
 	return count(counter, TC_ACT_SHOT);
 }
 
-static __always_inline __u16 ip_checksum(struct iphdr *ip)
+static __always_inline __u16 checksum(void *words, __u32 size)
 {
-	__u32 sum = bpf_csum_diff(0, 0, (__be32 *)ip, sizeof(*ip), 0);
+	__u32 sum = bpf_csum_diff(0, 0, words, size, 0);
 
 	sum = (sum & 0xffff) + (sum >> 16);
 	return ~((sum & 0xffff) + (sum >> 16));
@@ -360,39 +367,114 @@ static __always_inline int read_flow(struct __sk_buff *skb, __u32 offset, __be16
 	return 0;
 }
 
-static __always_inline int encapsulate(struct __sk_buff *skb, const struct config *cfg)
+/* A frame from the interface "plain" whose addresses and length are right. */
+struct plain {
+	__be32 node; /* address */
+	struct endpoint_id id;
+	__u32 endpoint, target; /* indices */
+	__u32 length; /* of the IP packet */
+	__be16 protocol, zero;
+};
+
+/* A TCP header behind what its checksum covers besides: the pseudo headers of RFC 9293, 3.1 and RFC 8200, 8.1 are the
+ * same sum, because the words that an IPv4 address leaves are 0. */
+struct segment {
+	__be32 source[4], destination[4];
+	__be32 length, protocol;
+	struct tcphdr tcp;
+};
+
+/* Send the RST that answers the TCP segment of length bytes (with IP) back to the VPC endpoint: RFC 9293, 3.10.7.1.
+ * Its checksum is looked at as little as on the way to a target. */
+static __noinline int reset(struct __sk_buff *skb, const struct config *cfg, const struct plain *plain)
 {
-	struct ethhdr ethernet;
+	struct flow flow;
+	struct tcphdr tcp;
+	int transport = read_network(skb, ETH_HLEN, plain->protocol, &flow);
 
-	if (skb->vlan_present || bpf_skb_load_bytes(skb, 0, &ethernet, sizeof(ethernet)))
-		return drop(PLAIN_ADDRESSES);
-	const __u8 *to = ethernet.h_dest, *from = ethernet.h_source;
+	if (transport <= 0 || flow.protocol != IPPROTO_TCP || bpf_skb_load_bytes(skb, transport, &tcp, sizeof(tcp)))
+		return drop(RESET_NOT_TCP);
+	int data = (int)(ETH_HLEN + plain->length) - transport - tcp.doff * 4;
 
-	if (to[0] != 0x02 || to[1] != 0x47 || to[2] || to[3] || from[0] != 0x02 || from[1] != 0x45 || from[2])
-		return drop(PLAIN_ADDRESSES);
-	__u32 target_index = to[4] << 8 | to[5], endpoint_number = from[4] << 8 | from[5], zone = from[3];
+	if (tcp.doff < 5 || data < 0)
+		return drop(RESET_NOT_TCP);
+	if (tcp.rst)
+		return drop(RESET_OF_RESET);
 
-	if (zone >= MAX_ZONES || !cfg->nodes[zone])
-		return drop(PLAIN_NODE);
-	struct endpoint_id *endpoint = bpf_map_lookup_elem(&endpoints, &endpoint_number);
+	struct segment answer = {
+		.length = bpf_htonl(sizeof(tcp)),
+		.protocol = bpf_htonl(IPPROTO_TCP),
+		.tcp.source = tcp.dest,
+		.tcp.dest = tcp.source,
+		.tcp.doff = sizeof(tcp) / 4,
+		.tcp.rst = 1,
+	};
+	__builtin_memcpy(answer.source, flow.destination.address, 16);
+	__builtin_memcpy(answer.destination, flow.source.address, 16);
+	if (tcp.ack) {
+		answer.tcp.seq = tcp.ack_seq;
+	} else {
+		answer.tcp.ack = 1;
+		answer.tcp.ack_seq = bpf_htonl(bpf_ntohl(tcp.seq) + data + tcp.syn + tcp.fin);
+	}
+	answer.tcp.check = checksum(&answer, sizeof(answer));
 
-	if (!endpoint || !(endpoint->half[0] | endpoint->half[1]))
-		return drop(PLAIN_ENDPOINT);
+	struct ethhdr ethernet = {
+		.h_dest = {0x02, 0x45, 0, 0, plain->endpoint >> 8, plain->endpoint},
+		.h_source = {0x02, 0x47, 0, 0, RESETTER >> 8, RESETTER & 0xff},
+		.h_proto = plain->protocol,
+	};
+	union {
+		struct iphdr v4;
+		struct ipv6hdr v6;
+	} ip = {};
+	int network;
+
+	if (plain->protocol == bpf_htons(ETH_P_IP)) {
+		network = sizeof(ip.v4);
+		ip.v4.version = 4;
+		ip.v4.ihl = 5;
+		ip.v4.tot_len = bpf_htons(sizeof(ip.v4) + sizeof(tcp));
+		ip.v4.frag_off = bpf_htons(DONT_FRAGMENT);
+		ip.v4.ttl = TTL;
+		ip.v4.protocol = IPPROTO_TCP;
+		ip.v4.saddr = answer.source[0];
+		ip.v4.daddr = answer.destination[0];
+		ip.v4.check = checksum(&ip.v4, sizeof(ip.v4));
+	} else {
+		network = sizeof(ip.v6);
+		ip.v6.version = 6;
+		ip.v6.payload_len = bpf_htons(sizeof(tcp));
+		ip.v6.nexthdr = IPPROTO_TCP;
+		ip.v6.hop_limit = TTL;
+		__builtin_memcpy(&ip.v6.saddr, answer.source, 16);
+		__builtin_memcpy(&ip.v6.daddr, answer.destination, 16);
+	}
+	int options = transport - ETH_HLEN - network;
+
+	/* In two steps: the kernel takes nothing off the end that it holds for a part of the headers. */
+	if (bpf_skb_change_tail(skb, transport + sizeof(tcp), 0) ||
+	    (options && bpf_skb_adjust_room(skb, -options, BPF_ADJ_ROOM_MAC, BPF_F_ADJ_ROOM_NO_CSUM_RESET)) ||
+	    bpf_skb_store_bytes(skb, 0, &ethernet, sizeof(ethernet), 0) ||
+	    bpf_skb_store_bytes(skb, ETH_HLEN, &ip, network, 0) ||
+	    bpf_skb_store_bytes(skb, ETH_HLEN + network, &answer.tcp, sizeof(tcp), 0))
+		return drop(PLAIN_FAILED);
+	return count(RESET, bpf_redirect(cfg->plain, 0));
+}
+
+/* Send a plain frame's packet to its target. */
+static __noinline int encapsulate(struct __sk_buff *skb, const struct config *cfg, const struct plain *plain)
+{
+	__u32 target_index = plain->target, length = plain->length;
 	struct target *target = bpf_map_lookup_elem(&targets, &target_index);
+	struct flow flow;
 
 	if (!target || !target->address)
 		return drop(PLAIN_TARGET);
-	__u32 length = packet_length(skb, ETH_HLEN, ethernet.h_proto);
-	struct flow flow;
-
-	if (!length || ETH_HLEN + length > skb->len || read_flow(skb, ETH_HLEN, ethernet.h_proto, &flow))
+	if (read_flow(skb, ETH_HLEN, plain->protocol, &flow))
 		return drop(PLAIN_MALFORMED);
-	if (length > cfg->max_inner)
-		return drop(PLAIN_TOO_LARGE);
-	if (skb->gso_size)
-		return drop(PLAIN_SEGMENTS);
-
-	__u32 cookie = flow_cookie(cfg->key, cfg->nodes[zone], endpoint_number, target_index, &flow);
+	__u32 cookie = flow_cookie(cfg->key, plain->node, plain->endpoint, target_index, &flow);
+	struct ethhdr ethernet = {.h_proto = bpf_htons(ETH_P_IP)};
 	struct header header = {
 		.ip.version = 4,
 		.ip.ihl = 5,
@@ -400,23 +482,22 @@ static __always_inline int encapsulate(struct __sk_buff *skb, const struct confi
 		.ip.frag_off = bpf_htons(DONT_FRAGMENT), /* an atomic datagram, so its id is 0: RFC 6864 */
 		.ip.ttl = TTL,
 		.ip.protocol = IPPROTO_UDP,
-		.ip.saddr = cfg->nodes[zone],
+		.ip.saddr = plain->node,
 		.ip.daddr = target->address,
 		.udp.source = entropy_port(cookie),
 		.udp.dest = bpf_htons(GENEVE_PORT),
 		.udp.len = bpf_htons(sizeof(header) - sizeof(struct iphdr) + length),
 		.version_length = OPTION_WORDS,
-		.protocol = ethernet.h_proto,
+		.protocol = plain->protocol,
 		.endpoint_option = bpf_htonl(OPTION_ENDPOINT),
-		.endpoint = {endpoint->half[0], endpoint->half[1]},
+		.endpoint = {plain->id.half[0], plain->id.half[1]},
 		.attachment_option = bpf_htonl(OPTION_ATTACHMENT),
 		.cookie_option = bpf_htonl(OPTION_COOKIE),
 		.cookie = bpf_htonl(cookie),
 	};
-	header.ip.check = ip_checksum(&header.ip);
+	header.ip.check = checksum(&header.ip, sizeof(header.ip));
 	__builtin_memcpy(ethernet.h_dest, target->mac, ETH_ALEN);
 	__builtin_memcpy(ethernet.h_source, target->own_mac, ETH_ALEN);
-	ethernet.h_proto = bpf_htons(ETH_P_IP);
 	__u32 interface = target->interface;
 
 	/* Without the ENCAP flags: they mark the packet as a tunnel's for segmentation offload. On the kernel datapath
@@ -436,6 +517,41 @@ static __always_inline int encapsulate(struct __sk_buff *skb, const struct confi
 	return count(ENCAPSULATED, bpf_redirect(interface, 0));
 }
 
+static __noinline int from_plain(struct __sk_buff *skb, const struct config *cfg)
+{
+	struct ethhdr ethernet;
+
+	if (skb->vlan_present || bpf_skb_load_bytes(skb, 0, &ethernet, sizeof(ethernet)))
+		return drop(PLAIN_ADDRESSES);
+	const __u8 *to = ethernet.h_dest, *from = ethernet.h_source;
+
+	if (to[0] != 0x02 || to[1] != 0x47 || to[2] || to[3] || from[0] != 0x02 || from[1] != 0x45 || from[2])
+		return drop(PLAIN_ADDRESSES);
+	__u32 zone = from[3];
+	struct plain plain = {
+		.endpoint = from[4] << 8 | from[5],
+		.target = to[4] << 8 | to[5],
+		.protocol = ethernet.h_proto,
+	};
+
+	if (zone >= MAX_ZONES || !cfg->nodes[zone])
+		return drop(PLAIN_NODE);
+	plain.node = cfg->nodes[zone];
+	struct endpoint_id *id = bpf_map_lookup_elem(&endpoints, &plain.endpoint);
+
+	if (!id || !(id->half[0] | id->half[1]))
+		return drop(PLAIN_ENDPOINT);
+	plain.id = *id;
+	plain.length = packet_length(skb, ETH_HLEN, plain.protocol);
+	if (!plain.length || ETH_HLEN + plain.length > skb->len)
+		return drop(PLAIN_MALFORMED);
+	if (plain.length > cfg->max_inner)
+		return drop(PLAIN_TOO_LARGE);
+	if (skb->gso_size)
+		return drop(PLAIN_SEGMENTS);
+	return plain.target == RESETTER ? reset(skb, cfg, &plain) : encapsulate(skb, cfg, &plain);
+}
+
 static __always_inline int is_node(const struct config *cfg, __be32 address)
 {
 	for (int zone = 1; zone < MAX_ZONES; zone++)
@@ -444,7 +560,7 @@ static __always_inline int is_node(const struct config *cfg, __be32 address)
 	return 0;
 }
 
-static __always_inline int decapsulate(struct __sk_buff *skb, const struct config *cfg)
+static __noinline int decapsulate(struct __sk_buff *skb, const struct config *cfg)
 {
 	struct header header;
 	struct iphdr *ip = &header.ip;
@@ -462,7 +578,7 @@ static __always_inline int decapsulate(struct __sk_buff *skb, const struct confi
 
 	if (ip->version != 4 || ip->ihl != 5)
 		return drop(RETURN_OPTIONS);
-	if (ip_checksum(ip))
+	if (checksum(ip, sizeof(*ip)))
 		return drop(RETURN_CHECKSUM);
 	if (!ip->ttl)
 		return drop(RETURN_TTL);
@@ -534,7 +650,7 @@ int geneve_endpoint(struct __sk_buff *skb)
 
 	if (!cfg)
 		return TC_ACT_SHOT;
-	return skb->ifindex == cfg->plain ? encapsulate(skb, cfg) : decapsulate(skb, cfg);
+	return skb->ifindex == cfg->plain ? from_plain(skb, cfg) : decapsulate(skb, cfg);
 }
 
 char LICENSE[] SEC("license") = "GPL";

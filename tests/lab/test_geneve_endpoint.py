@@ -32,6 +32,7 @@ from scapy.packet import Packet, Raw
 from scapy.utils import wrpcap
 
 from testbed import libbpf
+from testbed.errors import MachineError
 from testbed.geneve_endpoint import EndpointConfiguration, GeneveEndpoint, Target, TargetTraffic, compile_program
 from testbed.namespace import in_namespace, interface_address, interface_index
 
@@ -143,7 +144,6 @@ def cloud() -> Iterator[Cloud]:
             nodes=NODES,
             endpoints=ENDPOINTS,
             targets={index: Target(ADDRESSES[index], macs[f"eth{index}"], f"fw{index}") for index in ADDRESSES},
-            interfaces=tuple(f"fw{index}" for index in ADDRESSES),
             key=KEY,
         )
         endpoint = stack.enter_context(GeneveEndpoint.load(gwlb, configuration))
@@ -261,7 +261,7 @@ ICMP_ERROR = IP(src="10.9.9.9", dst="10.200.0.20") / ICMP(type=3, code=1) / TCP_
 ICMP6_ERROR = IPv6(src="2001:db8:9::9", dst="2001:db8::1") / ICMPv6DestUnreach() / UDP6_PACKET
 
 OUT, BACK = IP(src="10.200.0.20", dst="10.250.0.52"), IP(src="10.250.0.52", dst="10.200.0.20")
-OUT6 = IPv6(src="2001:db8::1", dst="2001:db8:1::2")
+OUT6, BACK6 = IPv6(src="2001:db8::1", dst="2001:db8:1::2"), IPv6(src="2001:db8:1::2", dst="2001:db8::1")
 FLOWS: dict[str, tuple[Packet, list[tuple[str, int]], int]] = {
     "tcp": (TCP_PACKET, TCP_ENDS, 6),
     "tcp, reverse": (BACK / TCP(sport=80, dport=40000, flags="SA"), TCP_ENDS, 6),
@@ -337,7 +337,7 @@ TO_TARGET_DROPS: dict[str, list[Packet | bytes]] = {
     ],
     "plain_node": [plain(TCP_PACKET, zone=3), plain(TCP_PACKET, zone=0), plain(TCP_PACKET, zone=200)],
     "plain_endpoint": [plain(TCP_PACKET, endpoint=5), plain(TCP_PACKET, endpoint=65535)],
-    "plain_target": [plain(TCP_PACKET, target=2), plain(TCP_PACKET, target=65535)],
+    "plain_target": [plain(TCP_PACKET, target=2), plain(TCP_PACKET, target=65534)],
     "plain_malformed": [
         bytes(plain(TCP_PACKET))[:-1],
         bytes(plain(TCP_PACKET))[:20],
@@ -379,6 +379,115 @@ def test_packets_not_yet_segmented_are_dropped_and_counted(cloud: Cloud) -> None
     finally:
         run(cloud.ovs, "ethtool -K ovs tx off")
     assert cloud.silent("eth1")
+
+
+# -- the resetter --------------------
+
+RESETTER = 0xFFFF
+TCP4, TCP6 = {"sport": 40000, "dport": 80}, {"sport": 5000, "dport": 53}
+SEGMENTS: dict[str, tuple[Packet, Packet]] = {
+    "data of a connection": (
+        OUT / TCP(**TCP4, flags="PA", seq=9, ack=0xFEDCBA98) / Raw(b"GET /"),
+        BACK / TCP(sport=80, dport=40000, flags="R", seq=0xFEDCBA98),
+    ),
+    "the acknowledgement of number 0": (
+        OUT / TCP(**TCP4, flags="A", seq=9, ack=0),
+        BACK / TCP(sport=80, dport=40000, flags="R", seq=0),
+    ),
+    "SYN": (TCP_PACKET, BACK / TCP(sport=80, dport=40000, flags="RA", ack=10)),
+    "SYN and ACK": (
+        BACK / TCP(sport=80, dport=40000, flags="SA", seq=5, ack=10),
+        OUT / TCP(**TCP4, flags="R", seq=10),
+    ),
+    "SYN with data, before the numbers begin anew": (
+        OUT / TCP(**TCP4, flags="S", seq=0xFFFFFFFE, options=[("MSS", 1460)]) / Raw(b"odd"),
+        BACK / TCP(sport=80, dport=40000, flags="RA", ack=2),
+    ),
+    "FIN without ACK": (
+        OUT / TCP(**TCP4, flags="F", seq=9) / Raw(b"x"),
+        BACK / TCP(sport=80, dport=40000, flags="RA", ack=11),
+    ),
+    "neither flag": (OUT / TCP(**TCP4, flags="", seq=9), BACK / TCP(sport=80, dport=40000, flags="RA", ack=9)),
+    "all other fields": (
+        IP(src=OUT.src, dst=OUT.dst, tos=0xB8, ttl=3, id=77, options=[IPOption_NOP()] * 40)
+        / TCP(**TCP4, flags="PAUEC", seq=9, ack=5, window=99, urgptr=1, options=[("NOP", None)] * 40)
+        / Raw(b"x"),
+        BACK / TCP(sport=80, dport=40000, flags="R", seq=5),
+    ),
+    "as large as can be": (
+        OUT / TCP(**TCP4, flags="A", seq=9, ack=5) / Raw(bytes(8460)),
+        BACK / TCP(sport=80, dport=40000, flags="R", seq=5),
+    ),
+    "ipv6": (OUT6 / TCP(**TCP6, flags="S", seq=9) / Raw(b"x"), BACK6 / TCP(sport=53, dport=5000, flags="RA", ack=11)),
+    "ipv6 behind extensions": (
+        OUT6 / IPv6ExtHdrHopByHop() / IPv6ExtHdrDestOpt() / TCP(**TCP6, flags="A", seq=9, ack=5) / Raw(bytes(4000)),
+        BACK6 / TCP(sport=53, dport=5000, flags="R", seq=5),
+    ),
+}
+
+
+def as_sent_by_the_resetter(answer: Packet) -> Packet:
+    """The whole packet, with scapy's checksums: an atomic datagram with a full time to live and an empty window."""
+    whole = answer.copy()
+    whole[TCP].window = 0
+    if whole.version == 4:
+        whole.flags, whole.id, whole.ttl = "DF", 0, 64
+    else:
+        whole.hlim = 64
+    return whole
+
+
+@pytest.mark.parametrize("name", SEGMENTS)
+def test_the_resetter_answers_a_segment_with_its_reset_byte_by_byte(cloud: Cloud, name: str) -> None:
+    segment, answer = SEGMENTS[name]
+    before = cloud.endpoint.target_counters()
+    with cloud.counts(reset=1):
+        cloud.send(plain(segment, endpoint=4, target=RESETTER, zone=2))
+        assert cloud.receive("ovs") == plain_back(as_sent_by_the_resetter(answer), endpoint=4, target=RESETTER)
+    assert cloud.silent("ovs")
+    assert cloud.endpoint.target_counters() == before
+
+
+def test_the_resetter_does_not_answer_ethernet_padding(cloud: Cloud) -> None:
+    segment, answer = SEGMENTS["neither flag"]
+    cloud.send(bytes(plain(segment, target=RESETTER)) + bytes(6))
+    assert cloud.receive("ovs") == plain_back(as_sent_by_the_resetter(answer), target=RESETTER)
+
+
+NO_RESET: dict[str, dict[str, Packet]] = {
+    "reset_of_reset": {
+        "IPv4": OUT / TCP(**TCP4, flags="R", seq=9),
+        "with ACK": OUT / TCP(**TCP4, flags="RA", seq=9, ack=5),
+        "IPv6": OUT6 / TCP(**TCP6, flags="R", seq=9),
+    },
+    "reset_not_tcp": {
+        "UDP": OUT / UDP(sport=1, dport=2),
+        "an ICMP error about TCP": ICMP_ERROR,
+        "first fragment": IP(src=OUT.src, dst=OUT.dst, flags="MF") / TCP(**TCP4) / Raw(bytes(64)),
+        "later fragment": IP(src=OUT.src, dst=OUT.dst, frag=9, proto=6) / Raw(bytes(64)),
+        "header cut short": IP(src=OUT.src, dst=OUT.dst, proto=6) / Raw(bytes(TCP(**TCP4))[:19]),
+        "options cut short": OUT / TCP(**TCP4, dataofs=6),
+        "offset within the header": OUT / TCP(**TCP4, dataofs=4),
+        "IPv6 UDP": UDP6_PACKET,
+        "IPv6 fragment": OUT6 / IPv6ExtHdrFragment(m=1, nh=6) / Raw(bytes(64)),
+    },
+    "plain_malformed": {"longer than the frame": corrupt(TCP_PACKET, len=41)},
+    "plain_too_large": {"by a byte": TCP_PACKET / Raw(bytes(8461))},
+}
+
+
+@pytest.mark.parametrize(("reason", "case"), [(reason, case) for reason, cases in NO_RESET.items() for case in cases])
+def test_what_has_no_reset_is_dropped_and_counted(cloud: Cloud, reason: str, case: str) -> None:
+    with cloud.counts(**{reason: 1}):
+        cloud.send(plain(NO_RESET[reason][case], target=RESETTER))
+    assert all(cloud.silent(interface) for interface in cloud.sockets)
+
+
+def test_the_resetter_serves_known_endpoints_and_nodes_only(cloud: Cloud) -> None:
+    with cloud.counts(plain_endpoint=1, plain_node=1):
+        cloud.send(plain(TCP_PACKET, endpoint=5, target=RESETTER))
+        cloud.send(plain(TCP_PACKET, zone=3, target=RESETTER))
+    assert cloud.silent("ovs")
 
 
 # -- back from the target --------------------
@@ -527,20 +636,11 @@ def test_an_appliance_may_answer_in_the_reverse_direction(cloud: Cloud) -> None:
     assert cloud.receive("ovs") == plain_back(reset)
 
 
-def test_only_a_registered_target_may_return_packets(cloud: Cloud) -> None:
-    frame = cloud.to_target(TCP_PACKET)
-    target = Target(ADDRESSES[1], cloud.macs["eth1"], "fw1")
+def test_another_process_finds_the_running_endpoint(cloud: Cloud) -> None:
+    cloud.to_target(TCP_PACKET)
     with GeneveEndpoint.find(cloud.gwlb) as found:
-        found.remove_target(1)
-        assert 1 not in found.target_counters()
-        with cloud.counts(return_target=1, plain_target=1):
-            cloud.send(turned_around(frame), "eth1")
-            cloud.send(plain(TCP_PACKET))
-        assert cloud.silent("ovs")
-        found.set_target(1, target)
-    with cloud.counts(decapsulated=1):
-        cloud.send(turned_around(frame), "eth1")
-        assert cloud.receive("ovs") == plain_back(TCP_PACKET)
+        assert found.counters() == cloud.endpoint.counters()
+        assert found.target_counters() == cloud.endpoint.target_counters()
 
 
 def test_traffic_is_counted_by_target_and_direction(cloud: Cloud) -> None:
@@ -683,7 +783,7 @@ def test_a_packet_that_never_leaves_the_kernel_is_inspected_twice(hairpin: Cloud
 def test_the_program_goes_with_the_namespace() -> None:
     with process_of_namespace() as pid:
         run(pid, "ip link add plain type veth peer name ovs")
-        with GeneveEndpoint.load(pid, EndpointConfiguration({}, {}, {}, ())) as endpoint:
+        with GeneveEndpoint.load(pid, EndpointConfiguration({}, {}, {})) as endpoint:
             number = in_namespace(pid, lambda: program_id("plain"))
             assert endpoint.counters()["encapsulated"] == 0
         assert program_exists(number)
@@ -737,10 +837,10 @@ def test_what_the_kernel_refuses_says_why(tmp_path: Path) -> None:
 
 
 def test_errors_say_what_and_where(cloud: Cloud) -> None:
-    target = Target(IPv4Address("10.100.0.9"), "02:00:00:00:00:09", "fw9")
-    with pytest.raises(Exception, match=r"^interface fw9: there is none in this network namespace$"):
-        cloud.endpoint.set_target(9, target)
-    with pytest.raises(Exception, match=r"^target 4000: the GENEVE endpoint holds 512$"):
-        cloud.endpoint.remove_target(4000)
-    with pytest.raises(Exception, match=r"^interface plain: there is none in this network namespace$"):
+    address, mac = IPv4Address("10.100.0.9"), "02:00:00:00:00:09"
+    with pytest.raises(MachineError, match=r"^interface fw9: there is none in this network namespace$"):
+        cloud.endpoint.set_target(9, Target(address, mac, "fw9"))
+    with pytest.raises(MachineError, match=r"^target 4000: the GENEVE endpoint holds 512$"):
+        cloud.endpoint.set_target(4000, Target(address, mac, "fw1"))
+    with pytest.raises(MachineError, match=r"^interface plain: there is none in this network namespace$"):
         GeneveEndpoint.find(cloud.ovs)
