@@ -60,6 +60,11 @@ def add_instances(gwlb: Document, vpc: Document) -> None:
         gwlb["appliances"].setdefault(f"{group['name_prefix']}{number + 1}", appliance)
 
 
+def scaling_group_name(gwlb: str) -> str:
+    """Return the name of a load balancer's auto scaling group."""
+    return f"{gwlb}-asg"
+
+
 def scaling_instances(gwlb: GatewayLoadBalancer) -> tuple[str, ...]:
     """Return the appliances that are the auto scaling group's to launch and terminate, by number; none without one.
 

@@ -10,7 +10,7 @@ A file is read in four steps: YAML's syntax, the model's shape (pydantic), what 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from ipaddress import IPv4Network
 from pathlib import Path
 from typing import Any, get_args
@@ -22,10 +22,23 @@ from pydantic_core import ErrorDetails
 from topologies import catalogue
 from topologies.defaults import fill
 from topologies.model import Topology
-from topologies.validation import Place, Problem, did_you_mean, validate
+from topologies.problem import Place, Problem, did_you_mean
+from topologies.validation import validate
 
 #: Of a YAML file; deeper is a mistake, or an alias that contains itself.
 MAX_DEPTH = 12
+#: What is wrong with a text that has not the form of its key, and what to do; without a line here it is a name.
+FORMS = {
+    "az": ("is not an Availability Zone", "use one letter, a to f"),
+    "owner": ("is not an account number", "write 12 digits in quotes"),
+    "allowed_principals": (
+        "is not a principal",
+        'write an account number, arn:aws:iam::ACCOUNT:root or "*", in quotes',
+    ),
+    "path": ("is not a URL's path", "begin with / and use no space"),
+    "matcher": ("is no list of HTTP codes", "write them as 200 or 200,302 or 200-399"),
+    "name_prefix": ("cannot begin a name", "use up to 9 lower-case letters and dashes, a letter first"),
+}
 
 
 class TopologyError(Exception):
@@ -148,27 +161,38 @@ class Source:
 
 def shape_problem(details: ErrorDetails) -> Problem:
     """Return pydantic's error in the words of the field."""
-    *parts, last = (str(part) for part in details["loc"] if part != "[key]")
+    *parts, last = (str(part) for part in without_tags(details["loc"]) if part != "[key]")
     above, place, value = tuple(parts), (*parts, last), details["input"]
+    field = next((part for part in reversed(place) if not part.isdigit()), "")  # of a list, the list's key
     at, key = (above, last) if details["loc"][-1] == "[key]" else (place, "")
     match details["type"]:
         case "missing":
             return Problem(above, f"{last} is missing", "add it")
         case "extra_forbidden":
             return Problem(above, f"unknown key {last!r}", did_you_mean(last, fields(above)), last)
-        case "string_pattern_mismatch" if last == "az":
-            return Problem(place, f"{value!r} is not an Availability Zone", "use one letter, a to f")
+        case "string_pattern_mismatch" if field in FORMS:
+            what, remedy = FORMS[field]
+            return Problem(place, f"{value!r} {what}", remedy)
         case "string_pattern_mismatch":
             remedy = (
                 "use up to 12 lower-case letters, digits and dashes, a letter first (bw-NAME is an interface's name)"
             )
             return Problem(at, f"{value!r} is not a name", remedy, key)
+        case "string_type" if isinstance(value, (int, float)):
+            return Problem(place, f"{value} is not text", "put it in quotes")
+        case "union_tag_not_found" | "union_tag_invalid":
+            return Problem(place, "no type that a scaling policy has", "set `type` to target-tracking or step", "type")
         case "ip_v4_network" | "ip_v4_address" as kind:
             return Problem(at, *address_problem(value, kind), key)
         case "dict_type" | "model_type":
             return Problem(place, f"{shown(value)} is not a mapping", "write its keys and values below it")
         case _:
             return Problem(place, f"{shown(value)} {details['msg'].removeprefix('Input ')}", "correct it")
+
+
+def without_tags(location: tuple[int | str, ...]) -> list[int | str]:
+    """Return pydantic's place without the type of a scaling policy, which it puts after the policy's name."""
+    return [part for index, part in enumerate(location) if index < 2 or location[index - 2] != "scaling_policies"]
 
 
 def address_problem(value: Any, kind: str) -> tuple[str, str]:
@@ -191,10 +215,18 @@ def shown(value: Any) -> str:
 
 def fields(place: Place) -> list[str]:
     """Return the keys that the model allows at a place, by walking the model along the place's parts."""
-    model: type[BaseModel] = Topology
+    models: list[type[BaseModel]] = [Topology]
     for part in place:
-        if part in model.model_fields:  # the other parts are resources' names
-            annotation = model.model_fields[part].annotation
-            kinds = (annotation, *get_args(annotation))
-            model = next((kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel)), model)
-    return list(model.model_fields)
+        for model in models:
+            if part in model.model_fields:  # the other parts are resources' names
+                models = list(models_in(model.model_fields[part].annotation)) or models
+                break
+    return list(dict.fromkeys(field for model in models for field in model.model_fields))
+
+
+def models_in(annotation: Any) -> Iterator[type[BaseModel]]:
+    """Yield the models that a type is made of."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    for part in get_args(annotation):
+        yield from models_in(part)

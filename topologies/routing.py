@@ -135,9 +135,19 @@ def exit_zones(topology: Topology, tgw_name: str, attachment: str, az: str) -> t
     return (az,) if az in zones else zones[:1]
 
 
-def gwlb_targets(topology: Topology, gwlb_name: str, az: str) -> list[str]:
-    """Return the registered targets of a load balancer's node in *az*: of all zones, where cross-zone is on."""
+def gwlb_appliances(topology: Topology, gwlb_name: str, az: str) -> list[str]:
+    """Return the appliances that a load balancer's node in *az* uses where they are registered.
+
+    Those of its zone, or of all zones where cross-zone is on (AWS GWLB guide, cross-zone load balancing).
+    """
     gwlb = topology.gateway_load_balancers[gwlb_name]
     subnets = topology.vpcs[gwlb.vpc].subnets
-    here = {name for name, item in gwlb.appliances.items() if item.subnet in subnets and subnets[item.subnet].az == az}
-    return [target for target in gwlb.target_group.targets if gwlb.load_balancing.cross_zone.enabled or target in here]
+    everywhere = gwlb.load_balancing.cross_zone.enabled
+    zones = {name: subnets[item.subnet].az for name, item in gwlb.appliances.items() if item.subnet in subnets}
+    return [name for name, zone in zones.items() if everywhere or zone == az]
+
+
+def gwlb_targets(topology: Topology, gwlb_name: str, az: str) -> list[str]:
+    """Return the registered ones of these, in the order of registration."""
+    used = gwlb_appliances(topology, gwlb_name, az)
+    return [target for target in topology.gateway_load_balancers[gwlb_name].target_group.targets if target in used]

@@ -1,39 +1,23 @@
 """AWS's rules over a topology, as a list of named passes: each yields a problem for every breach it finds.
 
 A pass looks at one rule and skips what another pass reports, so that a mistake gives one line and all mistakes are
-reported at once. Facts, unless a pass says more: AWS VPC guide (route tables, subnets), AWS Transit Gateway guide, AWS
-Gateway Load Balancer guide.
+reported at once. Those of Gateway Load Balancers are in :mod:`topologies.managed_services`. Facts, unless a pass says
+more: AWS VPC guide (route tables, subnets), AWS Transit Gateway guide, AWS Gateway Load Balancer guide.
 """
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
-from difflib import get_close_matches
 from ipaddress import IPv4Address, IPv4Network
 from itertools import combinations
 
-from topologies.defaults import is_usable
+from topologies import managed_services
+from topologies.defaults import is_usable, scaling_group_name
 from topologies.fabric import INTERNET
-from topologies.model import BLACKHOLE, LOCAL, UNASSIGNED, GatewayLoadBalancer, RouteTable, Topology, Vpc
-from topologies.routing import TargetKind, gwlb_targets, target_kind, vpc_attachment
-
-Place = tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class Problem:
-    """What is wrong and what to do about it. ``place`` is a path of keys; ``key``, in it, is where the line is."""
-
-    place: Place
-    what: str
-    remedy: str
-    key: str = ""
-    line: int = 0
-
-    def __str__(self) -> str:
-        return ": ".join(filter(None, [".".join(self.place), f"{self.what}; {self.remedy}"]))
+from topologies.model import BLACKHOLE, LOCAL, UNASSIGNED, RouteTable, Topology, Vpc
+from topologies.problem import Place, Problem, did_you_mean, one_subnet_a_zone
+from topologies.routing import TargetKind, target_kind, vpc_attachment
 
 
 def validate(topology: Topology) -> list[Problem]:
@@ -54,20 +38,11 @@ def validate(topology: Topology) -> list[Problem]:
         endpoints_stand_alone,
         attachments_are_zonal,
         transit_tables_are_consistent,
-        balancers_have_nodes_and_targets,
-        services_serve,
+        *managed_services.PASSES,
         firewall_zones_are_endpoints,
         quotas_hold,
     )
     return [problem for rule in passes for problem in rule(topology)]
-
-
-def did_you_mean(word: str, known: Collection[str]) -> str:
-    """Return what to do about a name that is not known."""
-    close = get_close_matches(word, known, n=1)
-    if close:
-        return f"did you mean {close[0]}?"
-    return f"there are: {', '.join(known)}" if known else "there is none"
 
 
 # -- names and addresses -----------------------------------------------------------------------------------------
@@ -100,6 +75,9 @@ def named(topology: Topology) -> Iterator[tuple[str, Place]]:
         for name, resource in getattr(topology, kind).items():
             yield name, (kind, name)
             yield from ((part, (kind, name, parts, part)) for part in getattr(resource, parts))
+    for name, gwlb in topology.gateway_load_balancers.items():
+        if gwlb.auto_scaling_group:
+            yield scaling_group_name(name), ("gateway_load_balancers", name, "auto_scaling_group")
     yield from ((name, ("internet", name)) for name in topology.internet)
 
 
@@ -413,25 +391,6 @@ def attachments_are_zonal(topology: Topology) -> Iterator[Problem]:
             yield from one_subnet_a_zone(place, attachment.vpc, vpc, attachment.subnets)
 
 
-def one_subnet_a_zone(place: Place, vpc_name: str, vpc: Vpc, subnets: Iterable[str]) -> Iterator[Problem]:
-    """Yield the problems of a list of subnets of which each AZ may have one."""
-    first: dict[str, str] = {}
-    for subnet in subnets:
-        if subnet not in vpc.subnets:
-            yield Problem(
-                place, f"VPC {vpc_name} has no subnet {subnet!r}", did_you_mean(subnet, vpc.subnets), "subnets"
-            )
-            continue
-        az = vpc.subnets[subnet].az
-        if az in first:
-            yield Problem(
-                place, f"{subnet} and {first[az]} are both in AZ {az}", "keep one subnet for each AZ", "subnets"
-            )
-        first.setdefault(az, subnet)
-    if not subnets:
-        yield Problem(place, "no subnets", "list one subnet for each AZ", "subnets")
-
-
 def transit_tables_are_consistent(topology: Topology) -> Iterator[Problem]:
     """An attachment is associated with exactly one table; what propagates to one table does not overlap."""
     for gateway_name, gateway in topology.transit_gateways.items():
@@ -469,77 +428,7 @@ def transit_tables_are_consistent(topology: Topology) -> Iterator[Problem]:
                 yield Problem(place, what, f"add it to the associations of one: {', '.join(gateway.route_tables)}")
 
 
-# -- Gateway Load Balancers --------------------------------------------------------------------------------------
-
-
-def balancers_have_nodes_and_targets(topology: Topology) -> Iterator[Problem]:
-    """A load balancer has one node an AZ, and its targets are appliances of its own VPC in AZs with a node."""
-    for name, gwlb in topology.gateway_load_balancers.items():
-        place: Place = ("gateway_load_balancers", name)
-        vpc = topology.vpcs.get(gwlb.vpc)
-        if vpc is None:
-            yield Problem(place, f"no VPC {gwlb.vpc!r}", did_you_mean(gwlb.vpc, topology.vpcs), "vpc")
-            continue
-        known = [subnet for subnet in gwlb.subnets if subnet in vpc.subnets]
-        if known or not gwlb.subnets:
-            yield from one_subnet_a_zone(place, gwlb.vpc, vpc, known)
-        yield from registered(place, gwlb)
-        zones = {vpc.subnets[subnet].az for subnet in known}
-        for appliance_name, appliance in gwlb.appliances.items():
-            subnet = vpc.subnets.get(appliance.subnet)
-            if subnet and zones and subnet.az not in zones:
-                what = f"in AZ {subnet.az}, where {name} has no node: it would get no traffic"
-                remedy = f"add a subnet of AZ {subnet.az} to {name}"
-                yield Problem((*place, "appliances", appliance_name), what, remedy, "subnet")
-
-
-def registered(place: Place, gwlb: GatewayLoadBalancer) -> Iterator[Problem]:
-    """Yield the problems of the list of registered targets. It may be empty: all can be deregistered."""
-    targets = gwlb.target_group.targets
-    place = (*place, "target_group")
-    if not gwlb.appliances:
-        yield Problem(place, "no targets", "add appliances to the load balancer")
-    for target, count in Counter(targets).items():
-        if target not in gwlb.appliances:
-            yield Problem(place, f"no appliance {target!r}", did_you_mean(target, gwlb.appliances), "targets")
-        elif count > 1:
-            yield Problem(place, f"{target} is registered {count} times", "keep one", "targets")
-
-
-def services_serve(topology: Topology) -> Iterator[Problem]:
-    """An endpoint's service exists, has accepted it, and has a node and a target for its AZ."""
-    for vpc_name, vpc in topology.vpcs.items():
-        for name, endpoint in vpc.endpoints.items():
-            place: Place = ("vpcs", vpc_name, "endpoints", name)
-            gwlb = topology.gateway_load_balancers.get(endpoint.service)
-            if gwlb is None:
-                remedy = did_you_mean(endpoint.service, topology.gateway_load_balancers)
-                yield Problem(place, f"no Gateway Load Balancer {endpoint.service!r}", remedy, "service")
-                continue
-            service = gwlb.endpoint_service
-            if service.acceptance_required and name not in service.accepted:
-                remedy = f"add it to gateway_load_balancers.{endpoint.service}.endpoint_service.accepted"
-                yield Problem(place, f"pending acceptance by {endpoint.service}", remedy, "service")
-            home, subnet = topology.vpcs.get(gwlb.vpc), vpc.subnets.get(endpoint.subnet)
-            if home is None or subnet is None:
-                continue
-            if subnet.az not in {home.subnets[node].az for node in gwlb.subnets if node in home.subnets}:
-                remedy = f"add a subnet of AZ {subnet.az} to {endpoint.service}, or move the endpoint"
-                yield Problem(place, f"in AZ {subnet.az}, where {endpoint.service} has no node", remedy, "subnet")
-            elif not gwlb_targets(topology, endpoint.service, subnet.az):
-                what = f"{endpoint.service} has no target in AZ {subnet.az}, and cross-zone is off: all would be lost"
-                yield Problem(
-                    place,
-                    what,
-                    f"add an appliance in AZ {subnet.az}, or set load_balancing.cross_zone.enabled to true",
-                    "subnet",
-                )
-    endpoints = [name for vpc in topology.vpcs.values() for name in vpc.endpoints]
-    for name, gwlb in topology.gateway_load_balancers.items():
-        for accepted in gwlb.endpoint_service.accepted:
-            if accepted not in endpoints:
-                place = ("gateway_load_balancers", name, "endpoint_service")
-                yield Problem(place, f"no endpoint {accepted!r}", did_you_mean(accepted, endpoints), "accepted")
+# -- firewalls ---------------------------------------------------------------------------------------------------------
 
 
 def firewall_zones_are_endpoints(topology: Topology) -> Iterator[Problem]:

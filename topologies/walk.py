@@ -16,6 +16,7 @@ from typing import Optional
 from topologies.decision import decision
 from topologies.fabric import INTERNET, zone_of
 from topologies.model import Topology
+from topologies.problem import did_you_mean
 from topologies.routing import (
     Route,
     TargetKind,
@@ -29,7 +30,6 @@ from topologies.routing import (
     vpc_attachment,
     vpc_routes,
 )
-from topologies.validation import did_you_mean
 
 Step = Callable[[], Optional["Step"]]
 
