@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from testbed.results import Measurement, Series
+from testbed.timeline import Form, Kind, Panel, Timeline
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -82,6 +83,118 @@ def series_lines(series: Sequence[Series]) -> str:
     return _svg(figure)
 
 
+#: Of a timeline's events, and of its bars: what went well and what did not.
+EVENT_COLOURS = {Kind.FAILURE: "#c0392b", Kind.DETECTION: "#c77414", Kind.CHANGE: "#7a4fa3"}
+BAR_COLOURS = ("#9fd3b4", "#c0392b")
+#: Inches: a timeline's panels and what is around them, and a row of its events' labels.
+PANEL, BETWEEN, LEFT, RIGHT, BOTTOM, LANE = 1.15, 0.42, 0.75, 0.15, 0.5, 0.24
+LABEL_SIZE = 11.0  # points
+#: Behind words that a line may cross.
+PAPER = {"facecolor": "white", "edgecolor": "none", "pad": 1.5}
+
+
+def timeline(timeline: Timeline) -> str:
+    """Return small diagrams that share the time, with the events as lines through all of them.
+
+    Events before or after the traffic are left out; their labels are above, each in a row where it has room.
+    """
+    panels = timeline.panels()
+    length = timeline.end - timeline.start
+    events = [event for event in timeline.events if timeline.start <= event.time <= timeline.end]
+    times = [event.time - timeline.start for event in events]
+    places = [time / length * (WIDTH - LEFT - RIGHT) for time in times]
+    lanes = label_lanes(
+        [(place, _width(event.text)) for place, event in zip(places, events, strict=True)], WIDTH - LEFT
+    )
+    top = LANE * (max((lane for lane, _ in lanes), default=-1) + 1) + BETWEEN
+    height = top + len(panels) * PANEL + (len(panels) - 1) * BETWEEN + BOTTOM
+    figure = _empty(height)
+    for number, panel in enumerate(panels):
+        y = height - top - number * (PANEL + BETWEEN) - PANEL
+        axes = figure.add_axes((LEFT / WIDTH, y / height, 1 - (LEFT + RIGHT) / WIDTH, PANEL / height))
+        _clean(axes)
+        _panel(axes, panel)
+        axes.set_xlim(0, length)
+        for event, time in zip(events, times, strict=True):
+            axes.axvline(time, color=EVENT_COLOURS[event.kind], linewidth=1.2, zorder=3)
+        if number < len(panels) - 1:
+            axes.tick_params(labelbottom=False)
+        else:
+            axes.set_xlabel("time, s", fontsize=LABEL_SIZE, color=INK)
+    for event, place, (lane, start) in zip(events, places, lanes, strict=True):
+        colour = EVENT_COLOURS[event.kind]
+        y = 1 - (top - BETWEEN - LANE * (lane + 0.5)) / height
+        _line(figure, (LEFT + place) / WIDTH, (BOTTOM / height, y), colour)
+        label = figure.text((LEFT + start) / WIDTH, y, event.text, color=colour, fontsize=LABEL_SIZE, va="center")
+        label.set(weight="bold", bbox=PAPER)
+    return _svg(figure)
+
+
+def label_lanes(labels: Sequence[tuple[float, float]], end: float) -> list[tuple[int, float]]:
+    """Return the row, from the bottom, and the start of each label, given as (place of its line, width).
+
+    A label starts at its line, or earlier where it would go beyond *end*. No two labels of a row meet, and a label
+    that starts at its line is above all lines that it crosses. Widths and places have the same unit.
+    """
+    placed: list[tuple[int, float, float, float]] = []  # row, place, start, end
+    found: dict[int, tuple[int, float]] = {}
+    for number, (place, width) in sorted(enumerate(labels), key=lambda label: (-label[1][0], -label[0])):
+        start = max(min(place, end - width), 0.0)
+        crossed = [row for row, other, *_ in placed if start <= other <= start + width]
+        met = {row for row, _, left, right in placed if left < start + width and start < right}
+        row = max(crossed, default=-1) + 1
+        while row in met:
+            row += 1
+        placed.append((row, place, start, start + width))
+        found[number] = (row, start)
+    return [found[number] for number in range(len(labels))]
+
+
+def _panel(axes: Axes, panel: Panel) -> None:
+    axes.set_title(panel.title, loc="left", fontsize=LABEL_SIZE, color=INK, bbox=PAPER)
+    floor: list[float] = []
+    highest = 0.0
+    for number, one in enumerate(panel.series):
+        times = [time for time, _ in one.points]
+        values = [value / 1e3 if one.unit == "bit/s" else value for _, value in one.points]
+        if panel.form is Form.BARS:
+            floor = floor or [0.0] * len(values)
+            width = times[1] - times[0] if len(times) > 1 else 1.0
+            axes.bar(times, values, width * 0.9, floor, align="edge", color=BAR_COLOURS[number], label=one.title)
+            floor = values = [below + value for below, value in zip(floor, values, strict=True)]
+        else:
+            style = "steps-post" if panel.form is Form.STEPS else "default"
+            axes.plot(times, values, drawstyle=style, color=COLOURS[number], linewidth=2)
+        highest = max([highest, *values])
+    unit = "kbit/s" if panel.series[0].unit == "bit/s" else panel.series[0].unit
+    axes.set_ylabel(unit, fontsize=LABEL_SIZE - 1, color=FAINT)
+    axes.set_ylim(0, highest * 1.12 or 1)
+    axes.locator_params(axis="y", nbins=3, integer=panel.form is Form.STEPS)
+    axes.grid(color=LINE)
+    axes.tick_params(labelsize=LABEL_SIZE - 1)
+    if len(panel.series) > 1:
+        axes.legend(
+            loc="lower right", bbox_to_anchor=(1, 1), ncols=2, fontsize=LABEL_SIZE - 1, borderpad=0.1,
+            facecolor="white", edgecolor="none", framealpha=1,
+        )  # fmt: skip
+
+
+def _width(text: str) -> float:
+    """Return the width of a label in inches."""
+    from matplotlib.font_manager import FontProperties
+    from matplotlib.textpath import TextPath
+
+    path = TextPath((0, 0), text, size=LABEL_SIZE, prop=FontProperties(weight="bold"))
+    return float(path.get_extents().x1) / 72 + 0.12 if text else 0.0
+
+
+def _line(figure: Figure, x: float, y: tuple[float, float], colour: str) -> None:
+    """Draw an event's line behind all panels: what is seen of it is between them and up to the label."""
+    from matplotlib.lines import Line2D
+
+    figure.add_artist(Line2D((x, x), y, color=colour, linewidth=1.2, zorder=-1))
+
+
 def _label(measurement: Measurement) -> str:
     labels = measurement.labels
     streams = f", {labels['streams']} streams" if labels.get("streams", 1) != 1 else ""
@@ -89,14 +202,24 @@ def _label(measurement: Measurement) -> str:
 
 
 def _figure(height: float) -> tuple[Figure, Axes]:
+    figure = _empty(height)
+    figure.set_layout_engine("constrained")
+    axes = figure.add_subplot()
+    _clean(axes)
+    return figure, axes
+
+
+def _empty(height: float) -> Figure:
     from matplotlib.figure import Figure  # half a second, when a lab has to come up
 
-    figure = Figure(figsize=(WIDTH, height), layout="constrained")
-    axes = figure.add_subplot()
+    return Figure(figsize=(WIDTH, height))
+
+
+def _clean(axes: Axes) -> None:
+    axes.patch.set_visible(False)
     axes.spines[["top", "right", "left", "bottom"]].set_visible(False)
     axes.tick_params(length=0, labelcolor=INK)
     axes.set_axisbelow(True)
-    return figure, axes
 
 
 def _svg(figure: Figure) -> str:
