@@ -22,20 +22,31 @@ def nat_zones(topology: Topology) -> dict[str, int]:
     return {name: number for number, name in enumerate(names, start=first)}
 
 
-def zone_timeouts(topology: Topology) -> dict[int, dict[str, int]]:
-    """Return, for each zone, the timeouts in seconds by the names of ``ovs-vsctl add-zone-tp``."""
+def zone_timeouts(topology: Topology, time_scale: float = 1.0) -> dict[int, dict[str, int]]:
+    """Return, for each zone, the timeouts by the names of ``ovs-vsctl add-zone-tp``, divided by *time_scale*.
+
+    In seconds, at least 1: Open vSwitch knows no fractions.
+    """
     zones = endpoint_index(topology)
+    balancers = topology.gateway_load_balancers
     timeouts = {
-        zones[name]: timeout_policy(topology.gateway_load_balancers[endpoint.service].tcp.idle_timeout.seconds, NON_TCP)
+        zones[name]: timeout_policy(balancers[endpoint.service].tcp.idle_timeout.seconds, NON_TCP, time_scale)
         for vpc in topology.vpcs.values()
         for name, endpoint in vpc.endpoints.items()
     }
-    return timeouts | {zone: timeout_policy(NAT_GATEWAY, NAT_GATEWAY) for zone in nat_zones(topology).values()}
+    gateway = timeout_policy(NAT_GATEWAY, NAT_GATEWAY, time_scale)
+    return timeouts | {zone: dict(gateway) for zone in nat_zones(topology).values()}
 
 
-def timeout_policy(tcp: int, other: int) -> dict[str, int]:
+def timeout_policy(tcp: int, other: int, time_scale: float) -> dict[str, int]:
     # A half-closed connection still carries data one way, so it idles like an open one.
     policy = {"tcp_syn_sent": RETURN_PATH, "tcp_syn_recv": RETURN_PATH}
     policy |= {f"tcp_{state}": tcp for state in ("established", "fin_wait", "close_wait")}
     policy |= {f"udp_{state}": other for state in ("first", "single", "multiple")}
-    return policy | {f"icmp_{state}": other for state in ("first", "reply")}
+    policy |= {f"icmp_{state}": other for state in ("first", "reply")}
+    return {name: scaled(seconds, time_scale) for name, seconds in policy.items()}
+
+
+def scaled(seconds: int, time_scale: float) -> int:
+    """Return a timeout in a lesson's time: whole seconds, at least 1."""
+    return max(1, round(seconds / time_scale))

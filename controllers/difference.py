@@ -28,9 +28,10 @@ def difference(installed: Program, desired: Program) -> list[Change]:
     """Return the fewest changes that lead from *installed* to *desired*, in an order that a switch accepts.
 
     Groups come before the flows that use them and go after, because deleting a group deletes its flows.
-    A changed flow is added again, which replaces it in one step and starts its counters anew.
+    A changed flow is added again, which replaces it in one step and starts its counters anew. What the switch has
+    learned in tables that *desired* leaves to it stays.
     """
-    flows = {flow.key: flow for flow in installed.flows}
+    flows = {flow.key: flow for flow in installed.flows if flow.table not in desired.learned}
     groups = {group.key: group for group in installed.groups}
     wanted_flows = {flow.key: flow for flow in desired.flows}
     wanted_groups = {group.key: group for group in desired.groups}

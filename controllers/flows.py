@@ -98,6 +98,7 @@ SHORT_NAMES = {
     "ipv4_src": "nw_src",
     "ipv4_dst": "nw_dst",
     "ip_frag": "nw_frag",
+    "ip_proto": "nw_proto",
 }
 
 
@@ -205,7 +206,7 @@ class Ct:
         words = [
             "commit" if self.commit else "",
             f"table={self.table}" if self.table is not None else "",
-            f"zone={self.zone}",
+            f"zone={self.zone}" if isinstance(self.zone, int) else f"zone={self.zone}[0..15]",
             str(self.nat or ""),
             f"exec(move:{self.mark}->ct_mark)" if self.mark else "",
         ]
@@ -220,6 +221,34 @@ class Resubmit:
 
     def __str__(self) -> str:
         return f"resubmit(,{self.table})"
+
+
+@dataclass(frozen=True)
+class Learn:
+    """Let the switch itself add a flow to ``table``, which must be one of :attr:`Program.learned`.
+
+    The new flow matches IPv4 packets in which each first field of ``fields`` has the value that the second one has in
+    this packet, and loads the register ``load`` with its value of now. It goes ``timeout`` seconds after it was last
+    learned: learning again is what keeps it. Source: ovs-actions(7), "learn"; OVS source, ofproto.c,
+    ``ofproto_flow_mod_learn_refresh`` (it restarts the hard timeout).
+    """
+
+    table: int
+    priority: int
+    timeout: int
+    cookie: int
+    fields: tuple[tuple[str, str], ...]
+    load: str
+
+    def __str__(self) -> str:
+        pairs = [(SHORT_NAMES.get(new, new), SHORT_NAMES.get(old, old)) for new, old in self.fields]
+        words = [
+            f"table={self.table},hard_timeout={self.timeout},priority={self.priority},cookie={self.cookie:#x}",
+            f"eth_type={ETHERTYPE_IP:#x}",
+            *(f"{new}[]" if new == old else f"{new}[]={old}[]" for new, old in pairs),
+            f"load:{self.load}[]->{self.load}[]",
+        ]
+        return f"learn({','.join(words)})"
 
 
 @dataclass(frozen=True)
@@ -242,7 +271,7 @@ class Foreign:
         return self.text
 
 
-Action = Output | SetField | Move | DecTtl | Multipath | SelectGroup | Ct | Resubmit | GotoTable | Foreign
+Action = Output | SetField | Move | DecTtl | Multipath | SelectGroup | Ct | Learn | Resubmit | GotoTable | Foreign
 
 
 def actions_text(actions: Iterable[Action]) -> str:
@@ -272,15 +301,17 @@ class Flow:
 
 @dataclass(frozen=True)
 class Group:
-    """A select group: buckets of equal weight, chosen by a hash of the 5-tuple.
+    """A select group: buckets of equal weight, chosen by a hash of the 5-tuple, or of ``fields`` where there are any.
 
     Open vSwitch's selection method ``dp_hash`` with the L4 hash: addresses, protocol and ports, of UDP too (the
-    symmetric L4 hash of its default leaves those out), in the datapath without a cache entry for each flow.
+    symmetric L4 hash of its default leaves those out), in the datapath without a cache entry for each flow. With
+    fields, its method ``hash``.
     Source: ovs-actions(7), "group"; OVS source, ofproto-dpif.c ``group_set_selection_method``.
     """
 
     id: int
     buckets: tuple[tuple[Action, ...], ...]
+    fields: tuple[str, ...] = ()
 
     @property
     def key(self) -> int:
@@ -288,21 +319,28 @@ class Group:
 
     def __str__(self) -> str:
         buckets = (f"bucket=bucket_id:{n},weight:1,actions={actions_text(b)}" for n, b in enumerate(self.buckets))
-        return f"group_id={self.id},type=select,selection_method=dp_hash,{','.join(buckets)}"
+        fields = ",".join(SHORT_NAMES.get(name, name) for name in self.fields)
+        method = f"hash,fields({fields})" if fields else "dp_hash"
+        return f"group_id={self.id},type=select,selection_method={method},{','.join(buckets)}"
 
 
 @dataclass(frozen=True)
 class Program:
-    """All that one switch shall hold. ``tables`` names the OpenFlow tables for readers."""
+    """All that one switch shall hold, but for what it learns by itself, in the tables ``learned``.
+
+    ``tables`` names the OpenFlow tables for readers.
+    """
 
     flows: tuple[Flow, ...] = ()
     groups: tuple[Group, ...] = ()
     tables: Mapping[int, str] = field(default_factory=dict, compare=False)
+    learned: frozenset[int] = field(default=frozenset(), compare=False)
 
     @property
     def digest(self) -> str:
-        """The same for equal programs, in whatever order they were read."""
-        lines = sorted(str(item) for item in (*self.flows, *self.groups))
+        """The same for equal programs, in whatever order they were read, and whatever the switch learned."""
+        flows = (flow for flow in self.flows if flow.table not in self.learned)
+        lines = sorted(str(item) for item in (*flows, *self.groups))
         return hashlib.blake2b("\n".join(lines).encode(), digest_size=8).hexdigest()
 
 
@@ -313,6 +351,7 @@ class Pipeline:
         self.flows: dict[tuple[int, int, Match], Flow] = {}
         self.groups: dict[int, Group] = {}
         self.tables: dict[int, str] = {}
+        self.learned: set[int] = set()
 
     def table(self, number: int, name: str, miss: str) -> None:
         """Name a table, and let it drop what nothing else in it matches, for the decision *miss*."""
@@ -330,4 +369,5 @@ class Pipeline:
 
     def program(self) -> Program:
         flows = sorted(self.flows.values(), key=lambda flow: (flow.table, -flow.priority, str(flow.match)))
-        return Program(tuple(flows), tuple(self.groups[n] for n in sorted(self.groups)), self.tables)
+        groups = tuple(self.groups[n] for n in sorted(self.groups))
+        return Program(tuple(flows), groups, self.tables, frozenset(self.learned))

@@ -23,12 +23,13 @@ import os
 import socket
 import struct
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from types import ModuleType
 from typing import Any, TypeVar
 
 from controllers.difference import Change, Operation
 from controllers.flows import (
+    ETHERTYPE_IP,
     NAT_PORTS,
     Action,
     Ct,
@@ -37,6 +38,7 @@ from controllers.flows import (
     Foreign,
     GotoTable,
     Group,
+    Learn,
     Match,
     Move,
     Multipath,
@@ -97,6 +99,8 @@ HASH_L4 = 0
 #: Multipath's hash, ``NX_HASH_FIELDS_SYMMETRIC_L3L4_UDP``: newer than both libraries.
 SYMMETRIC_L3L4_UDP = 3
 ANSWER_WITHIN = 10.0
+#: The tables that a controller can see: Open vSwitch keeps the last for itself.
+TABLES = 254
 
 
 def parse_copy_field(cls: Any, buffer: bytes, offset: int) -> Any:
@@ -128,7 +132,7 @@ parser.OFPGroupDescStats.parser = classmethod(parse_group_description(parser.OFP
 
 # -- encoding and decoding ------------------------------------------------------------------------------------------
 
-WIDTHS = {"eth": 48, "arp_sha": 48, "arp_tha": 48}
+WIDTHS = {"eth": 48, "arp_sha": 48, "arp_tha": 48, "ip_proto": 8}
 
 
 def width(field: str) -> int:
@@ -164,6 +168,8 @@ def encode_action(action: Action) -> Any:
             alg=0,
             actions=nested,
         )
+    if isinstance(action, Learn):
+        return encode_learn(action)
     raise TypeError(f"{action} is no action of an action list")
 
 
@@ -199,6 +205,8 @@ def decode_action(action: Any) -> Action:
         return decoded if same else Foreign(str(action))
     if isinstance(action, parser.NXActionCT):
         return decode_ct(action)
+    if isinstance(action, parser.NXActionLearn):
+        return decode_learn(action)
     return Foreign(str(action))
 
 
@@ -214,6 +222,43 @@ def decode_ct(action: Any) -> Action:
     decoded = Ct(zone, table, bool(action.flags & nicira.NX_CT_F_COMMIT), nat, mark)
     # Whatever else the action says shows in its bytes.
     same = encode_action(decoded).serialize_body() == action.serialize_body()
+    return decoded if same else Foreign(str(action))
+
+
+def encode_learn(learn: Learn) -> Any:
+    specs = [parser.NXFlowSpecMatch(src=ETHERTYPE_IP, dst=subfield("eth_type"), n_bits=16)]
+    for new, old in learn.fields:
+        specs.append(parser.NXFlowSpecMatch(src=subfield(old), dst=subfield(new), n_bits=width(new)))
+    specs += [parser.NXFlowSpecLoad(src=subfield(learn.load), dst=subfield(learn.load), n_bits=width(learn.load))]
+    return parser.NXActionLearn(
+        table_id=learn.table,
+        specs=specs,
+        hard_timeout=learn.timeout,
+        priority=learn.priority,
+        cookie=learn.cookie,
+    )
+
+
+def subfield(name: str) -> tuple[str, int]:
+    """Return a whole field as Open vSwitch names it in a learn action: by its older number, where there is one."""
+    return (name if name.startswith("reg") else f"{name}_nxm", 0)
+
+
+def decode_learn(action: Any) -> Action:
+    matches = [spec for spec in action.specs if isinstance(spec, parser.NXFlowSpecMatch)]
+    loads = [spec.src[0] for spec in action.specs if isinstance(spec, parser.NXFlowSpecLoad)]
+    fields = tuple(
+        tuple(name.removesuffix("_nxm") for name, _ in (spec.dst, spec.src))
+        for spec in matches
+        if isinstance(spec.src, tuple)
+    )
+    decoded = Learn(
+        action.table_id, action.priority, action.hard_timeout, action.cookie, fields, loads[0] if loads else ""
+    )
+    try:
+        same = encode_learn(decoded).serialize_body() == action.serialize_body()
+    except KeyError:
+        same = False
     return decoded if same else Foreign(str(action))
 
 
@@ -273,17 +318,22 @@ def decode_flow(description: Any) -> Flow:
     return Flow(description.table_id, description.priority, match, actions, description.cookie)
 
 
-def selection_method() -> Any:
-    """Return the group property that selects buckets by ``dp_hash`` with the L4 hash.
+def selection_method(fields: Sequence[str]) -> Any:
+    """Return the group property that selects buckets by ``dp_hash`` with the L4 hash, or by ``hash`` of *fields*.
 
-    Source: OVS, include/openflow/netronome-ext.h; the parameter's upper half is the algorithm, the lower the basis.
+    Source: OVS, include/openflow/netronome-ext.h; the parameter's upper half is the algorithm, the lower the basis. A
+    field is its header and a value of ones. The library takes words only: so the fields must be of whole words.
     """
-    words = struct.unpack("!4I", b"dp_hash".ljust(16, b"\0"))
+    words = struct.unpack("!4I", (b"hash" if fields else b"dp_hash").ljust(16, b"\0"))
+    masks = bytearray()
+    for name in fields:
+        number, ones, _ = ofproto.oxm_from_user(name, "255.255.255.255")
+        ofproto.oxm_serialize(number, ones, None, masks, len(masks))
     return parser.OFPGroupPropExperimenter(
         ofproto.OFPGPT_EXPERIMENTER,
         experimenter=NTR_EXPERIMENTER,
         exp_type=NTR_SELECTION_METHOD,
-        data=[0, *words, HASH_L4, 0],
+        data=[0, *words, HASH_L4, 0, *struct.unpack(f"!{len(masks) // 4}I", masks)],
     )
 
 
@@ -298,7 +348,7 @@ def encode_group(datapath: Any, command: int, group: Group) -> Any:
     if command == ofproto.OFPGC_DELETE:
         return parser.OFPGroupMod(datapath, command, ofproto.OFPGT_SELECT, group.id)
     return parser.OFPGroupMod(
-        datapath, command, ofproto.OFPGT_SELECT, group.id, buckets=buckets, properties=[selection_method()]
+        datapath, command, ofproto.OFPGT_SELECT, group.id, buckets=buckets, properties=[selection_method(group.fields)]
     )
 
 
@@ -308,10 +358,15 @@ def decode_group(description: Any) -> Group:
         bucket.bucket_id == number and [p.weight for p in bucket.properties if hasattr(p, "weight")] == [1]
         for number, bucket in enumerate(description.buckets)
     )
-    selects = [getattr(p, "data", None) for p in description.properties] == [selection_method().data]
-    if description.type != ofproto.OFPGT_SELECT or not plain or not selects:
+    properties = [getattr(p, "data", None) for p in description.properties]
+    fields = next((fields for fields in HASHED if properties == [selection_method(fields).data]), None)
+    if description.type != ofproto.OFPGT_SELECT or not plain or fields is None:
         buckets = (*buckets, (Foreign(f"type={description.type}"),))
-    return Group(description.group_id, buckets)
+    return Group(description.group_id, buckets, fields or ())
+
+
+#: The ways to hash that the compiler uses.
+HASHED: tuple[tuple[str, ...], ...] = ((), ("ipv4_src", "ipv4_dst"))
 
 
 def encode_change(datapath: Any, change: Change) -> Any:
@@ -389,14 +444,18 @@ class Switch:
             raise SwitchError("; ".join(self._errors))
         return self._replies
 
-    def read(self) -> Program:
-        """Return the flows and groups that the switch holds."""
-        requests = (
-            parser.OFPFlowDescStatsRequest(self.datapath, match=parser.OFPMatch()),
-            parser.OFPGroupDescStatsRequest(self.datapath),
-        )
+    def read(self, learned: Collection[int] = ()) -> Program:
+        """Return the flows and groups that the switch holds, but for the flows of the tables *learned*.
+
+        Those may be many: the other tables are then asked for one by one.
+        """
+        tables = [table for table in range(TABLES) if table not in learned] if learned else [ofproto.OFPTT_ALL]
+        requests = [
+            parser.OFPFlowDescStatsRequest(self.datapath, table_id=table, match=parser.OFPMatch()) for table in tables
+        ]
+        requests += [parser.OFPGroupDescStatsRequest(self.datapath)]
         flows, groups = [], []
-        for reply in self.exchange(requests, ("read flows", "read groups")):
+        for reply in self.exchange(requests, [*["read flows"] * len(tables), "read groups"]):
             if isinstance(reply, parser.OFPFlowDescStatsReply):
                 flows += [decode_flow(description) for description in reply.body]
             elif isinstance(reply, parser.OFPGroupDescStatsReply):

@@ -17,8 +17,9 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, RootModel, ValidationError
 
 from controllers.slots import deal
-from topologies.fabric import node_addresses, zone_of
+from topologies.fabric import node_addresses
 from topologies.model import Topology
+from topologies.routing import gwlb_appliances
 
 
 class StateError(Exception):
@@ -73,7 +74,7 @@ class State(RootModel[dict[str, BalancerState]]):
         """Return the state in which every registered target is healthy in every zone whose node uses it."""
         balancers = {}
         for name, gwlb in topology.gateway_load_balancers.items():
-            zones = {az: appliances_of(topology, name, az) for az in node_addresses(topology, gwlb)}
+            zones = {az: gwlb_appliances(topology, name, az) for az in node_addresses(topology, gwlb)}
             targets = {
                 target: {az: TargetHealth(state=TargetState.HEALTHY) for az in zones if target in zones[az]}
                 for target in gwlb.target_group.targets
@@ -123,15 +124,7 @@ def available(topology: Topology, state: State, gwlb: str, az: str) -> list[str]
 
     These are the healthy ones that the zone's node uses; if there is none, all registered ones; never one that drains.
     """
-    used = appliances_of(topology, gwlb, az)
+    used = gwlb_appliances(topology, gwlb, az)
     states = {name: zones[az].state for name, zones in state.targets(gwlb).items() if name in used and az in zones}
     healthy = [name for name, found in states.items() if found is TargetState.HEALTHY]
     return healthy or [name for name, found in states.items() if found in REGISTERED]
-
-
-def appliances_of(topology: Topology, gwlb: str, az: str) -> list[str]:
-    """Return the appliances that a zone's node uses if they are registered: its own, or with cross-zone on all."""
-    balancer = topology.gateway_load_balancers[gwlb]
-    vpc = topology.vpcs[balancer.vpc]
-    everywhere = balancer.load_balancing.cross_zone.enabled
-    return [name for name, item in balancer.appliances.items() if everywhere or zone_of(vpc, item.subnet) == az]

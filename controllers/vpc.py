@@ -27,6 +27,7 @@ from controllers.layout import (
     az_number,
 )
 from topologies.decision import decision
+from topologies.endpoint_service import EndpointState, endpoint_state
 from topologies.fabric import ROUTER_MAC, Element, PortKind, mac_address
 from topologies.model import Subnet, Topology, Vpc
 from topologies.routing import Route, TargetKind, subnet_table, vpc_attachment, vpc_routes
@@ -169,10 +170,12 @@ class VpcCompiler:
             return ()
 
     def target(self, route: Route) -> tuple[Action, ...]:
-        """Return the actions of a route's target; none, so a drop, for a blackhole."""
+        """Return the actions of a route's target; none, so a drop, for one that takes nothing."""
         if route.kind is TargetKind.LOCAL:
             return (GotoTable(DELIVERY),)
         if route.kind is TargetKind.ENDPOINT:
+            if endpoint_state(self.topology, route.target) is not EndpointState.AVAILABLE:
+                return ()
             return (Output(self.element.port(PortKind.ENDPOINT, route.target).number),)
         if route.kind is TargetKind.INTERNET_GATEWAY:
             return (GotoTable(TO_INTERNET),)

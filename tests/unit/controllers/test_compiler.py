@@ -6,16 +6,16 @@
 from __future__ import annotations
 
 import os
-from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from controllers.compiler import compile_topology
+from controllers.compiler import compile_element, compile_topology
 from controllers.conntrack import nat_zones, zone_timeouts
 from controllers.flows import Action, Ct, Flow, Foreign, GotoTable, Multipath, Output, Program, Resubmit, SetField
+from controllers.state import State
 from controllers.tables import packaged_page
 from topologies.decision import cookie
 from topologies.fabric import ElementKind, build_fabric, endpoint_index
@@ -80,7 +80,7 @@ def test_no_program_can_send_a_packet_to_the_controller(topology: Topology) -> N
                 assert min(f.priority for f in guards) > flow.priority
         reached = {action.table for action in actions(program) if isinstance(action, GotoTable | Resubmit | Ct)}
         missed = {flow.table for flow in program.flows if flow.priority == 0 and not flow.match.fields}
-        assert reached - {None} | {0} <= missed == set(program.tables)
+        assert (reached - {None} - program.learned) | {0} <= missed == set(program.tables)
 
 
 def test_tables_are_passed_in_order(topology: Topology) -> None:
@@ -230,38 +230,6 @@ def test_an_attachment_without_a_table_sends_nowhere(variant: Variant) -> None:
 # -- Gateway Load Balancer ------------------------------------------------------------------------------------------
 
 
-def targets(program: Program) -> dict[int, Counter[object]]:
-    """Return how many slots each target's index has, by group."""
-    return {
-        group.id: Counter(a.value for bucket in group.buckets for a in bucket if isinstance(a, SetField))
-        for group in program.groups
-    }
-
-
-def test_a_node_uses_the_targets_of_its_own_zone(topology: Topology) -> None:
-    assert targets(compile_topology(topology)["gwlb"]) == {1: {1: 32, 2: 32}, 2: {3: 32, 4: 32}}
-
-
-def test_cross_zone_uses_all_targets_everywhere(variant: Variant) -> None:
-    def edit(document: dict[str, Any]) -> None:
-        document["gateway_load_balancers"]["gwlb"]["load_balancing"]["cross_zone"]["enabled"] = True
-
-    chosen = targets(compile_topology(variant(edit))["gwlb"])
-    assert set(chosen) == {1, 2}
-    for load in chosen.values():
-        assert set(load) == {1, 2, 3, 4}
-        assert max(load.values()) - min(load.values()) <= 2
-
-
-def test_a_zone_without_a_target_drops_new_flows_by_name(variant: Variant) -> None:
-    def edit(document: dict[str, Any]) -> None:
-        document["gateway_load_balancers"]["gwlb"]["target_group"]["targets"] = ["fw1"]
-
-    program = compile_topology(variant(edit))["gwlb"]
-    assert targets(program) == {1: {1: 64}}
-    assert [flow.actions for flow in of(program, "gwlb/connections no target in b")] == [(), ()]
-
-
 def test_a_commit_is_never_in_a_bucket(topology: Topology) -> None:
     """Open vSwitch drops it there without a word."""
     for program in compile_topology(topology).values():
@@ -276,6 +244,17 @@ def test_frames_carry_the_indices_of_the_architecture_page(topology: Topology) -
     assert SetField("eth_dst", "02:47:00:00:00:03") in target.actions
     (back,) = of(program, "gwlb/returned gwlbe2-b")
     assert str(back.match) == "dl_dst=02:45:00:00:00:04"
+
+
+def test_only_the_load_balancers_depend_on_the_state(topology: Topology) -> None:
+    before, after = compile_topology(topology), compile_topology(topology, State())
+    assert {name for name in before if before[name] != after[name]} == {"gwlb"}
+
+
+def test_one_element_compiles_to_the_same_alone(topology: Topology) -> None:
+    fabric, state = build_fabric(topology), State.initial(topology)
+    for name, program in compile_topology(topology, state).items():
+        assert compile_element(topology, fabric, fabric.elements[name], state) == program
 
 
 # -- conntrack ------------------------------------------------------------------------------------------------------
@@ -304,6 +283,19 @@ def test_idle_timeouts_are_awss(variant: Variant) -> None:
     assert (endpoint["tcp_established"], endpoint["udp_multiple"], endpoint["icmp_reply"]) == (600, 120, 120)
     assert endpoint["tcp_syn_sent"] == 30
     assert {nat[name] for name in ("tcp_established", "udp_single", "icmp_first")} == {350}
+
+
+@pytest.mark.parametrize(
+    ("time_scale", "established", "syn_sent", "udp"),
+    [(1.0, 350, 30, 120), (20, 18, 2, 6), (7.5, 47, 4, 16), (1e3, 1, 1, 1)],
+)
+def test_timeouts_are_whole_seconds_of_a_lessons_time(
+    topology: Topology, time_scale: float, established: int, syn_sent: int, udp: int
+) -> None:
+    for zone in zone_timeouts(topology, time_scale).values():
+        assert (zone["tcp_established"], zone["udp_single"] in (udp, established)) == (established, True)
+    endpoint = zone_timeouts(topology, time_scale)[endpoint_index(topology)["gwlbe1-a"]]
+    assert (endpoint["tcp_syn_sent"], endpoint["udp_single"], endpoint["icmp_reply"]) == (syn_sent, udp, udp)
 
 
 def test_the_elements_are_the_fabrics(topology: Topology) -> None:

@@ -58,6 +58,16 @@ def test_what_is_right_is_not_touched(installed: Program, desired: Program) -> N
     assert len(difference(installed, desired)) == len(items)
 
 
+@given(programs, programs, st.frozensets(st.integers(0, 2)))
+def test_what_a_switch_learned_is_left_alone(installed: Program, desired: Program, learned: frozenset[int]) -> None:
+    desired = Program(tuple(f for f in desired.flows if f.table not in learned), desired.groups, learned=learned)
+    changes = difference(installed, desired)
+    assert not [change for change in changes if isinstance(change.item, Flow) and change.item.table in learned]
+    result = applied(installed, changes)
+    assert Program(result.flows, result.groups, learned=learned).digest == desired.digest
+    assert {f for f in result.flows if f.table in learned} == {f for f in installed.flows if f.table in learned}
+
+
 def test_a_group_comes_before_its_flows_and_goes_after() -> None:
     using = Flow(0, 1, match(), (SelectGroup(1),), 0)
     full, empty = Program((using,), (Group(1, ((Output(1),),)),)), Program()

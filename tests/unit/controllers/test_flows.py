@@ -16,6 +16,7 @@ from controllers.flows import (
     Flow,
     GotoTable,
     Group,
+    Learn,
     Move,
     Multipath,
     Nat,
@@ -67,10 +68,15 @@ def test_a_match_has_the_text_of_ovs_ofctl(fields: object, text: str) -> None:
         (DecTtl(), "dec_ttl"),
         (Multipath(2, "reg3"), "multipath(symmetric_l3l4+udp,0,modulo_n,2,0,reg3)"),
         (Ct(5, table=1), "ct(table=1,zone=5)"),
-        (Ct("reg2", commit=True, mark="reg3"), "ct(commit,zone=reg2,exec(move:reg3->ct_mark))"),
+        (Ct("reg2", commit=True, mark="reg3"), "ct(commit,zone=reg2[0..15],exec(move:reg3->ct_mark))"),
         (
             Ct(7, table=15, commit=True, nat=Nat("10.0.0.1")),
             "ct(commit,table=15,zone=7,nat(src=10.0.0.1:1024-65535))",
+        ),
+        (
+            Learn(7, 2, 350, 0x1F, (("reg2", "reg2"), ("ipv4_src", "ipv4_dst"), ("ip_proto", "ip_proto")), "reg3"),
+            "learn(table=7,hard_timeout=350,priority=2,cookie=0x1f,eth_type=0x800,"
+            "reg2[],nw_src[]=nw_dst[],nw_proto[],load:reg3[]->reg3[])",
         ),
         (Resubmit(2), "resubmit(,2)"),
         (GotoTable(240), "goto_table:240"),
@@ -96,6 +102,22 @@ def test_a_digest_is_of_the_content_not_of_the_order() -> None:
     assert Program((one, other)).digest == Program((other, one)).digest
     assert Program((one,)).digest != Program((other,)).digest
     assert Program((one,)).digest != Program((one,), (Group(1, ((Output(1),),)),)).digest
+
+
+def test_a_digest_is_not_of_what_the_switch_learned() -> None:
+    learned = Flow(7, 2, match(), (Output(1),), 0)
+    held = Program((flow(), learned), learned=frozenset({7}))
+    assert held.digest == Program((flow(),)).digest
+    assert held.digest != Program((flow(), learned)).digest
+
+
+def test_a_group_has_the_text_of_ovs_ofctl() -> None:
+    bucket = "bucket=bucket_id:0,weight:1,actions=output:1"
+    one = Group(1, ((Output(1),),))
+    assert str(one) == f"group_id=1,type=select,selection_method=dp_hash,{bucket}"
+    assert str(Group(1, one.buckets, ("ipv4_src", "ipv4_dst"))) == (
+        f"group_id=1,type=select,selection_method=hash,fields(nw_src,nw_dst),{bucket}"
+    )
 
 
 def test_two_decisions_on_one_match_are_a_bug_that_names_both() -> None:
