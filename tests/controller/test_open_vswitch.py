@@ -43,7 +43,7 @@ DECISIONS = {flow.cookie: flow.decision for program in PROGRAMS.values() for flo
 ADDRESSES = {name: str(address) for name, address in hosts(TOPOLOGY).items()}
 #: What a packet meets besides the walk's hops: classification, and the load balancer's own choices.
 BESIDES = re.compile(
-    r"/(interfaces|attachments|connections|commit|ports) |/endpoints from GENEVE|/appliance-mode att-sec$"
+    r"/(interfaces|attachments|connections|commit|sources|ports) |/endpoints from GENEVE|/appliance-mode att-sec$"
 )
 #: Every test has connections of its own.
 PORTS = itertools.count(20000)
@@ -154,7 +154,7 @@ def turn_around(geneve: int) -> list[str]:
     """Return the flows of a firewall that lets everything pass."""
     return [
         f"table=0,priority=20,in_port={geneve},dl_src=02:45:00:00:00:{index:02x}/ff:ff:ff:00:ff:ff "
-        f"actions=set_field:02:45:00:00:00:{index:02x}->eth_dst,IN_PORT"
+        f"actions=move:NXM_OF_ETH_DST[]->NXM_OF_ETH_SRC[],set_field:02:45:00:00:00:{index:02x}->eth_dst,IN_PORT"
         for index in endpoint_index(TOPOLOGY).values()
     ]
 
