@@ -10,6 +10,7 @@ import re
 import subprocess
 from collections.abc import Iterable, Mapping
 
+from controllers import zones
 from testbed.errors import MachineError
 from testbed.journal import Journal
 from topologies.fabric import Element, Fabric
@@ -81,23 +82,14 @@ def set_zone_timeouts(journal: Journal, timeouts: Mapping[int, Mapping[str, int]
     journal.zones = sorted(timeouts)
     journal.save()
     datapath = journal.datapath
-    words: list[str] = []
     if datapath not in vsctl("get", "open_vswitch", ".", "datapaths"):
-        words += [
-            "--",
-            "--id=@datapath",
-            "create",
-            "datapath",
-            "datapath_version=0",
-            "external_ids:bumpwire=made",
-        ]
-        words += ["--", "set", "open_vswitch", ".", f"datapaths:{datapath}=@datapath"]
-        vsctl(*words)
-    words = []
-    for zone, policy in timeouts.items():
-        words += ["--", "--may-exist", "add-zone-tp", datapath, f"zone={zone}"]
-        words += [f"{name}={seconds}" for name, seconds in policy.items()]
-    vsctl(*words)
+        record = ["create", "datapath", "datapath_version=0", "external_ids:bumpwire=made"]
+        row = f"datapaths:{datapath}=@datapath"
+        vsctl("--", "--id=@datapath", *record, "--", "set", "open_vswitch", ".", row)
+    try:
+        zones.set_zone_timeouts(datapath, timeouts)
+    except zones.ZoneError as error:
+        raise MachineError(str(error)) from None
 
 
 def remove(journal: Journal) -> None:

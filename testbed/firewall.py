@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import signal
 import subprocess
+from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Any
 
 from firewall_vnf.control import Control
-from testbed.controller import last_line
 from testbed.errors import RequestError
 from testbed.nodes import Host
+from testbed.service import last_line
 from topologies.ids import endpoint_ids
 from topologies.model import Topology
 
@@ -18,10 +21,13 @@ from topologies.model import Topology
 GRACE = 5.0
 
 
-def firewall_configuration(topology: Topology, name: str, directory: Path) -> dict[str, Any]:
+def firewall_configuration(
+    topology: Topology, name: str, directory: Path, management: IPv4Address, store: str | None = None
+) -> dict[str, Any]:
     """Return the configuration of firewall *name*, in the form of :mod:`firewall_vnf.config`.
 
-    Raises RequestError when the topology does not say which policy its firewalls run.
+    *management* is its address on the management network, *store* where firewalls share their sessions. Raises
+    RequestError when the topology does not say which policy its firewalls run.
     """
     gwlb = next(gwlb for gwlb in topology.gateway_load_balancers.values() if name in gwlb.appliances)
     firewalls = topology.firewalls
@@ -37,11 +43,17 @@ def firewall_configuration(topology: Topology, name: str, directory: Path) -> di
         "log_directory": str(directory / name),
         "control": str(directory / f"{name}.sock"),
         "health_port": gwlb.target_group.health_check.port,
+        "management_address": str(management),
+        **({"session_store": store} if store else {}),
     }
 
 
 class Appliance:
     """A process that turns the load balancer's packets around on its node; what it prints is in ``logs``."""
+
+    process: subprocess.Popen[bytes]
+    #: Whether a scenario has ended it, so that it is no problem that it is gone.
+    meant_to_be_dead = False
 
     def __init__(self, host: Host, command: list[str], logs: Path) -> None:
         self.name = host.name
@@ -49,16 +61,25 @@ class Appliance:
         self.command = command
         self.logs = logs
         logs.mkdir()
-        self.start()
 
     def start(self) -> None:
+        self.meant_to_be_dead = False
         with (self.logs / "output.log").open("a") as log:
             self.process = self.host.popen(self.command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
 
-    def kill(self) -> None:
-        """Kill the process as an accident would, and wait until it is gone."""
+    def kill(self, meant: bool = False) -> None:
+        """Kill the process as an accident would, and wait until it is gone. *meant*: a story tells of it."""
+        self.meant_to_be_dead = meant
         self.process.kill()
         self.process.wait()
+
+    def freeze(self) -> None:
+        """Stop the process without ending it: the kernel still completes TCP handshakes for it, nobody answers."""
+        self.process.send_signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        """Let a frozen process go on."""
+        self.process.send_signal(signal.SIGCONT)
 
     def end(self) -> None:
         """Ask the process to end; :meth:`wait` gives it the time that its logs need to be complete."""
@@ -73,7 +94,7 @@ class Appliance:
     def problem(self) -> str | None:
         """Return a line when the process is gone, with the last line of what it printed."""
         code = self.process.poll()
-        if code is None:
+        if code is None or self.meant_to_be_dead:
             return None
         return f"appliance {self.name} ended with {code}: {last_line(self.logs / 'output.log')}"
 
@@ -88,3 +109,24 @@ class Firewall(Appliance):
     def ready(self) -> bool:
         """Whether the firewall answers on its control socket."""
         return self.control.answers()
+
+
+class ScaledFirewall(Firewall):
+    """A firewall that an auto scaling group launches and terminates: the process is the management's."""
+
+    def start(self) -> None:
+        raise RequestError(f"{self.name} is launched by its auto scaling group: change its desired capacity")
+
+    def kill(self, meant: bool = False) -> None:
+        """Kill the process as an accident would. Raises ControlError when there is none."""
+        os.kill(self.control.info()["pid"], signal.SIGKILL)
+
+    def end(self) -> None:
+        """It ends with its group."""
+
+    def wait(self) -> None:
+        """It ends with its group."""
+
+    def problem(self) -> str | None:
+        """Return None: an instance that is gone is replaced."""
+        return None

@@ -13,27 +13,35 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 from types import TracebackType
-from typing import IO, TypeVar
+from typing import IO, Any, TypeVar
 
 from mininet.node import Host as MininetHost
 from pyroute2 import IPRoute
 
 from controllers.compiler import compile_topology
 from controllers.conntrack import zone_timeouts
-from testbed import bridges, doctor, geneve_endpoint, nodes, openvswitch
+from controllers.desired import file_digest
+from controllers.flows import Program
+from controllers.management.client import Management, ManagementError
+from controllers.state import State
+from testbed import bridges, doctor, geneve_endpoint, management, nodes, openvswitch
 from testbed.controller import ControllerProcess
-from testbed.errors import MachineError
-from testbed.firewall import Appliance, Firewall, firewall_configuration
+from testbed.errors import MachineError, RequestError
+from testbed.firewall import Appliance, Firewall, ScaledFirewall, firewall_configuration
 from testbed.journal import Journal, lock, new_journal, read_journal
+from testbed.management import ManagementProcess, management_addresses
 from testbed.nodes import Host
+from testbed.service import STATE, TOPOLOGY, Service
 from testbed.teardown import take_down
+from topologies.defaults import scaling_instances
 from topologies.fabric import Fabric, PortKind, build_fabric, mac_address, node_addresses
 from topologies.model import Topology
 
@@ -47,10 +55,10 @@ T = TypeVar("T")
 
 
 class Lab:
-    """One lab. ``datapath`` forces ``system`` or ``netdev``.
+    """One lab. ``datapath`` forces ``system`` or ``netdev``; ``time_scale`` divides the managed service's intervals.
 
-    ``appliance`` returns the command that the named appliance runs in place of the firewall. Entering raises
-    MachineError where the machine cannot, or where a lab is running.
+    ``appliance`` returns the command that the named appliance runs in place of the firewall; nothing is managed then:
+    all targets count as healthy. Entering raises MachineError where the machine cannot, or where a lab is running.
     """
 
     def __init__(
@@ -58,12 +66,16 @@ class Lab:
         topology: Topology,
         datapath: str | None = None,
         appliance: Callable[[Lab, str], list[str]] | None = None,
+        time_scale: float = 1.0,
     ) -> None:
-        self.topology = topology
+        self._topology = topology
         self.fabric: Fabric = build_fabric(topology)
-        self.programs = compile_topology(topology)
         self.datapath = datapath
         self.appliance = appliance
+        self.time_scale = time_scale
+        self.management_addresses = management_addresses(self.fabric.appliance_links)
+        self._programs: dict[str, Program] = {}
+        self._known: tuple[bytes, ...] | None = None
         self.network = nodes.new_network()
         self.hosts: dict[str, Host] = {}
         self.firewalls: dict[str, Firewall] = {}
@@ -71,6 +83,7 @@ class Lab:
         self._lock: IO[str] | None = None
         self.journal: Journal
         self.controller: ControllerProcess
+        self.management: ManagementProcess | None = None
 
     # -- up and down ---------------------------------------------------------------------------------------------
 
@@ -97,10 +110,12 @@ class Lab:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         with uninterrupted():
-            for appliance in self.appliances.values():
-                appliance.end()
-            for appliance in self.appliances.values():
-                appliance.wait()
+            for part in (self.management, *self.appliances.values()):
+                if part:
+                    part.end()
+            for part in (self.management, *self.appliances.values()):
+                if part:
+                    part.wait()
             if hasattr(self, "journal"):
                 take_down(self.journal)
             for node in self.network.values():
@@ -110,19 +125,23 @@ class Lab:
 
     def _build(self) -> None:
         """Build the lab; what takes long is started first and waited for last."""
-        topology_file = self.directory / "topology.yaml"
-        topology_file.write_text(self.topology.model_dump_json(indent=1))
-        self.controller = ControllerProcess(topology_file, self.directory)
+        (self.directory / TOPOLOGY).write_text(self._topology.model_dump_json(indent=1))
+        self.controller = ControllerProcess(self.directory, self.time_scale)
         self._build_nodes()
         self._build_links()
         nodes.configure(list(self._commands()))
+        if self._topology.firewalls and self._topology.firewalls.session_sharing:
+            self._start_store()
         self._start_appliances()
         self.endpoints = {name: self._build_endpoint(name) for name in self.topology.gateway_load_balancers}
         bridges.create(self.journal, self.fabric, self.wait(self.controller.port, "the controller's port"))
-        bridges.set_zone_timeouts(self.journal, zone_timeouts(self.topology))
+        bridges.set_zone_timeouts(self.journal, zone_timeouts(self.topology, self.time_scale))
         self.wait(lambda: self.controller.in_sync(len(self.fabric.elements)), "the controller to install the tables")
         for firewall in self.firewalls.values():
-            self.wait(firewall.ready, f"{firewall.name} to start")
+            if not isinstance(firewall, ScaledFirewall):
+                self.wait(firewall.ready, f"{firewall.name} to start")
+        if self.management:
+            self.wait(self.management.all_healthy, "all targets to be healthy")
 
     def wait(self, condition: Callable[[], T | None], what: str, patience: float = PATIENCE, broken: bool = False) -> T:
         """Poll *condition* until it returns something true, and return that.
@@ -147,6 +166,8 @@ class Lab:
         for gwlb_name, gwlb in self.topology.gateway_load_balancers.items():
             yield gwlb_name, next(iter(gwlb.subnets.values()))
             yield from ((name, appliance.address) for name, appliance in gwlb.appliances.items())
+        if self.management_addresses:
+            yield management.NODE, management.FIRST
         yield from ((name, host.address) for name, host in self.topology.internet.items())
 
     def _build_nodes(self) -> None:
@@ -191,6 +212,20 @@ class Lab:
                     (network[link.gwlb], link.appliance, None),
                     (network[link.appliance], "eth0", None),
                 )
+                nodes.veth(
+                    netlink,
+                    (
+                        self.hosts[management.NODE].pid,
+                        link.appliance,
+                        mac_address(f"{management.NODE}/{link.appliance}"),
+                    ),
+                    (appliance.pid, management.INTERFACE, mac_address(f"{link.appliance}/{management.INTERFACE}")),
+                )
+                nodes.register_link(
+                    network,
+                    (network[management.NODE], link.appliance, None),
+                    (network[link.appliance], management.INTERFACE, None),
+                )
 
     def _commands(self) -> Iterator[tuple[MininetHost, list[str]]]:
         """Yield each node with the commands that configure it."""
@@ -217,12 +252,14 @@ class Lab:
                     [
                         *START_NODE,
                         f"ip address add {appliance.address}/32 dev eth0",
-                        "ip link set eth0 up",
-                        *(f"ip route add {address}/32 dev eth0" for address in addresses.values()),
+                        *connect_commands(addresses.values()),
                         no_offload("eth0"),
+                        *management.appliance_commands(self.management_addresses[name]),
                     ],
                 )
             yield self.network[gwlb_name], balancer
+        if self.management_addresses:
+            yield self.network[management.NODE], [*START_NODE, *management.node_commands(self.management_addresses)]
 
     def _host_commands(self, name: str, address: IPv4Address, subnet: IPv4Network) -> tuple[MininetHost, list[str]]:
         return self.network[name], [
@@ -238,20 +275,61 @@ class Lab:
         return geneve_endpoint.GeneveEndpoint.load(self.hosts[gwlb].pid, configuration)
 
     def _start_appliances(self) -> None:
+        commands: dict[str, list[str]] = {}
         for gwlb in self.topology.gateway_load_balancers.values():
+            scaled = scaling_instances(gwlb)
             for name in gwlb.appliances:
                 host, directory = self.hosts[name], self.directory / name
                 if self.appliance:
                     self.appliances[name] = Appliance(host, self.appliance(self, name), directory)
                 else:
-                    firewall = Firewall(host, self.firewall_command(name), directory)
-                    self.appliances[name] = self.firewalls[name] = firewall
+                    commands[name] = self.firewall_command(name)
+                    kind = ScaledFirewall if name in scaled else Firewall
+                    self.appliances[name] = self.firewalls[name] = kind(host, commands[name], directory)
+                if name not in scaled:
+                    self.appliances[name].start()
+        if commands:
+            self.management = ManagementProcess(
+                self.directory,
+                self.time_scale,
+                {name: self.hosts[name].pid for name in self.topology.gateway_load_balancers},
+                self.hosts[management.NODE].pid,
+                {
+                    name: {
+                        "management_address": str(self.management_addresses[name]),
+                        "command": ["mnexec", "-a", str(self.hosts[name].pid), *command],
+                        "log": str(self.directory / name / "output.log"),
+                    }
+                    for name, command in commands.items()
+                },
+            )
 
     def firewall_command(self, name: str) -> list[str]:
         """Write the configuration of firewall *name* and return the command that runs it."""
         file = self.directory / f"{name}.yaml"
-        file.write_text(json.dumps(firewall_configuration(self.topology, name, self.directory), indent=1))
+        store = management.STORE if self.topology.firewalls and self.topology.firewalls.session_sharing else None
+        address = self.management_addresses[name]
+        file.write_text(
+            json.dumps(firewall_configuration(self.topology, name, self.directory, address, store), indent=1)
+        )
         return [sys.executable, "-m", "firewall_vnf", "--config", str(file)]
+
+    def _start_store(self) -> None:
+        """Start the store that firewalls share their sessions in."""
+        address = str(management.FIRST)
+        command = [
+            "redis-server",
+            "--bind",
+            address,
+            "--port",
+            str(management.STORE_PORT),
+            "--save",
+            "",
+            "--protected-mode",
+            "no",
+        ]
+        with (self.directory / "redis.log").open("a") as log:
+            self.hosts[management.NODE].popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
 
     # -- what a scenario asks ------------------------------------------------------------------------------------
 
@@ -260,9 +338,89 @@ class Lab:
         """Where this lab's sockets, configuration and logs are; gone with it."""
         return self.journal.directory
 
+    @property
+    def topology(self) -> Topology:
+        """The cloud as it is now: what was built, with the changes since then."""
+        return self._desired()[0]
+
+    @property
+    def programs(self) -> dict[str, Program]:
+        """What the switches shall hold now, by the element's name."""
+        return self._desired()[1]
+
+    def _desired(self) -> tuple[Topology, dict[str, Program]]:
+        """Return the topology and the programs of the files that the management writes, or of the model before."""
+        contents = tuple(file.read_bytes() if file.exists() else b"" for file in self._files())
+        if contents != self._known:
+            topology, state = contents
+            self._topology = Topology.model_validate_json(topology) if topology else self._topology
+            self._programs = compile_topology(self._topology, State.model_validate_json(state) if state else None)
+            self._known = contents
+        return self._topology, self._programs
+
+    def _files(self) -> Iterator[Path]:
+        if hasattr(self, "journal"):
+            yield from (self.directory / TOPOLOGY, self.directory / STATE)
+
     def host(self, name: str) -> Host:
         """Return the node of that name. Raises KeyError where there is none."""
         return self.hosts[name]
+
+    def cut(self, appliance: str) -> None:
+        """Take the link of *appliance* down; its process lives on."""
+        nodes.configure([(self.network[appliance], ["ip link set eth0 down"])])
+
+    def mend(self, appliance: str) -> None:
+        """Bring the link of *appliance* up again."""
+        gwlb = next(gwlb for gwlb in self.topology.gateway_load_balancers.values() if appliance in gwlb.appliances)
+        addresses = node_addresses(self.topology, gwlb).values()
+        nodes.configure([(self.network[appliance], connect_commands(addresses))])
+
+    def manage(self, change: Callable[[Management], T]) -> T:
+        """Call *change* with a client of the management's API; return its result when all switches have followed.
+
+        Raises RequestError for what the service refuses, and where nothing is managed.
+        """
+        if self.management is None:
+            raise RequestError("nothing is managed in a lab whose appliances are no firewalls")
+        try:
+            result = change(self.management.client)
+        except ManagementError as error:
+            raise RequestError(str(error)) from None
+        self.wait(self.settled, "the switches to follow a change")
+        return result
+
+    @contextmanager
+    def attributes(self, resource: str, values: Mapping[str, str]) -> Iterator[None]:
+        """Have attributes of *resource*, by AWS's names, for the block; what they were is put back."""
+        before = self.manage(lambda service: service.attributes(resource))
+        self.manage(lambda service: service.set_attributes(resource, values))
+        try:
+            yield
+        finally:
+            self.manage(lambda service: service.set_attributes(resource, {name: before[name] for name in values}))
+
+    def target_states(self, target: str) -> set[str]:
+        """Return the states of *target*, ``healthy`` and so on, as the zones see it; nothing where it is no target."""
+        assert self.management is not None, "targets have states where they are managed"
+        service = self.management.client
+        found = (entry for gwlb in self.topology.gateway_load_balancers for entry in service.health(gwlb))
+        return {entry["state"] for entry in found if entry["target"] == target}
+
+    def detection_time(self, gwlb: str) -> float:
+        """Return the seconds in which a load balancer's health checks find a failure, as configured and scaled."""
+        check = self.topology.gateway_load_balancers[gwlb].target_group.health_check
+        return check.interval_seconds * check.unhealthy_threshold_count / self.time_scale
+
+    def events(self) -> list[dict[str, Any]]:
+        """Return what the managed service has noted since the lab was built; nothing where nothing is managed."""
+        return self.management.client.events() if self.management else []
+
+    def settled(self) -> bool:
+        """Whether the switches hold what the management wants."""
+        status = self.controller.status()
+        wanted = {f"{file.stem}_digest": file_digest(file.read_bytes()) for file in self._files()}
+        return self.controller.in_sync(len(self.fabric.elements)) and wanted.items() <= status.items()
 
     def flow_counters(self) -> dict[str, int]:
         """Return the packets that each forwarding decision was made for, by its name, all bridges together."""
@@ -285,7 +443,9 @@ class Lab:
 
     def problems(self) -> list[str]:
         """Return a line for every part of the lab that has died; empty when all is well."""
-        parts: list[ControllerProcess | Appliance] = [self.controller, *self.appliances.values()]
+        parts: list[Service | Appliance] = [self.controller, *self.appliances.values()]
+        if self.management:
+            parts.append(self.management)
         return [problem for part in parts if (problem := part.problem())]
 
 
@@ -294,6 +454,11 @@ START_NODE = [
     "echo 1 > /proc/sys/net/ipv6/conf/all/disable_ipv6",
     "ip link set lo up",
 ]
+
+
+def connect_commands(balancer_nodes: Iterable[IPv4Address]) -> list[str]:
+    """Return the commands that bring an appliance's data interface up; routes go when an interface goes down."""
+    return ["ip link set eth0 up", *(f"ip route add {address}/32 dev eth0" for address in balancer_nodes)]
 
 
 def no_offload(interface_name: str) -> str:

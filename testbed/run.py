@@ -23,13 +23,16 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import topologies
+from testbed import figures
 from testbed.errors import RequestError
 from testbed.lab import Lab
 from testbed.nodes import Host
 from testbed.probes import connections, iperf3, ping, ssh, web
+from testbed.probes.flows import Settings, Traffic, keep
 from testbed.progress import Narrator
 from testbed.results import Check, Label, Measurement, Results, Series
 from testbed.statistics import summarize
+from testbed.timeline import Event, Timeline, healthy_targets, service_events
 from testbed.trip import Trip, observe, traffic_log
 from topologies import diagram
 from topologies.loader import load_topology
@@ -58,10 +61,11 @@ class Run:
     # -- the frame of a story --------------------------------------------------------------------------------------
 
     @contextmanager
-    def lab(self, topology: str | Topology, policy: str | None = None) -> Iterator[Lab]:
+    def lab(self, topology: str | Topology, policy: str | None = None, time_scale: float = 1.0) -> Iterator[Lab]:
         """Build a lab, of a topology's name, file or model, and take it down at the end of the block.
 
         *policy* is that of the firewalls: a name of ``topologies/policies``, or a file; the topology's own if None.
+        *time_scale* divides the managed service's intervals, so that a lesson need not wait for AWS's minutes.
         Inside another lab of the same topology, that one is used: so a tour tells several stories in one lab. At the
         end, it is a check that all firewalls and the controller lived, and the firewalls' logs are kept.
         """
@@ -74,8 +78,9 @@ class Run:
         with ExitStack() as stack:
             start = time.monotonic()
             with self.narrator.step(f"building the lab {plan.name}"):
-                self._lab = lab = stack.enter_context(Lab(plan, datapath=self.datapath))
+                self._lab = lab = stack.enter_context(Lab(plan, datapath=self.datapath, time_scale=time_scale))
             self.results.manifest |= {"topology": plan.name, "datapath": lab.datapath, "mtu": plan.mtu}
+            self.results.manifest |= {"time_scale": time_scale}
             self.results.drawings[f"The network {plan.name}"] = diagram.svg(plan)
             self.measure("lab up", time.monotonic() - start, "s")
             try:
@@ -238,6 +243,28 @@ class Run:
         self.measure("new connections", [rate.per_second for rate in rates], "1/s", **between)
         self.measure("failed connections", [rate.failed for rate in rates], "connections", **between)
         return _middle(rates, lambda rate: rate.per_second)
+
+    @contextmanager
+    def flows(self, client: Host, server: Host, **settings: Any) -> Iterator[Traffic]:
+        """Keep long flows alive and open new connections for as long as the block lasts; all flows run when it starts.
+
+        *settings* are those of :class:`testbed.probes.flows.Settings`. The report is there at the end of the block.
+        """
+        address, chosen = self.address(client, server), Settings(**settings)
+        with keep(client, server, address, settings=chosen) as traffic:
+            with self.narrator.step(f"{chosen.tcp + chosen.udp} flows {client.name} → {server.name}"):
+                traffic.wait_established()
+            yield traffic
+
+    def timeline(self, title: str, traffic: Traffic, *happened: Event) -> Timeline:
+        """Draw what became of *traffic*, with what the story did (*happened*) and what the managed service did."""
+        assert self._lab is not None, "timeline() belongs inside run.lab()"
+        offset = time.time() - time.monotonic()
+        events = self._lab.events()
+        told = [event for event in service_events(events, offset) if event.time >= traffic.report.start]
+        line = Timeline((traffic.report,), (*happened, *told), (healthy_targets(events, offset),))
+        self.results.drawings[self._title(title)] = figures.timeline(line)
+        return line
 
     def _repeat(self, title: str, seconds: float | None, probe: Callable[[], T]) -> list[T]:
         results = []

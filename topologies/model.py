@@ -241,7 +241,10 @@ class TargetTracking(Resource):
 
 
 class Step(Resource):
-    """An adjustment for a breach between ``lower`` (included) and ``upper``, both relative to the threshold."""
+    """An adjustment for a breach between ``lower`` and ``upper``, both relative to the threshold.
+
+    The bound that is nearer to the threshold is included.
+    """
 
     lower: float | None = None
     upper: float | None = None
