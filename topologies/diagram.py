@@ -11,7 +11,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from xml.sax.saxutils import escape
 
-from topologies.model import Topology, Vpc
+from topologies.defaults import scaling_group_name
+from topologies.endpoint_service import EndpointState, endpoint_state
+from topologies.model import GatewayLoadBalancer, Topology, Vpc
 from topologies.routing import attachment_table, gateway_table
 
 INSTANCE, NAT, ENDPOINT, NODE, FIREWALL, ATTACHMENT = "instance", "nat", "endpoint", "node", "firewall", "attachment"
@@ -55,13 +57,15 @@ def residents(topology: Topology, vpc_name: str, subnet: str) -> Iterator[Reside
             yield Resident(NAT, name, (str(gateway.address), f"public {gateway.public_address}"))
     for name, endpoint in vpc.endpoints.items():
         if endpoint.subnet == subnet:
-            yield Resident(ENDPOINT, name)
+            state = endpoint_state(topology, name)
+            yield Resident(ENDPOINT, name, () if state is EndpointState.AVAILABLE else (state.value,))
     for name, gwlb in topology.gateway_load_balancers.items():
         if gwlb.vpc == vpc_name and subnet in gwlb.subnets:
             yield Resident(NODE, f"{name} node", (str(gwlb.subnets[subnet]),))
         for appliance_name, appliance in gwlb.appliances.items():
             if gwlb.vpc == vpc_name and appliance.subnet == subnet:
-                yield Resident(FIREWALL, appliance_name, (str(appliance.address),))
+                idle = () if appliance_name in gwlb.target_group.targets else ("not registered",)
+                yield Resident(FIREWALL, appliance_name, (str(appliance.address), *idle))
     for tgw in topology.transit_gateways.values():
         for name, attachment in tgw.attachments.items():
             if attachment.vpc == vpc_name and subnet in attachment.subnets:
@@ -73,7 +77,7 @@ def row_of(vpc: Vpc, subnet: str, inside: list[Resident]) -> int:
     kinds = {resident.kind for resident in inside}
     edge = gateway_table(vpc)
     public = edge is not None and vpc.subnets[subnet].cidr in vpc.route_tables[edge].routes
-    if NAT in kinds or public or any(len(resident.lines) > 1 for resident in inside):
+    if NAT in kinds or public or any(resident.kind == INSTANCE and len(resident.lines) > 1 for resident in inside):
         return PUBLIC
     if ENDPOINT in kinds:
         return ENDPOINTS
@@ -108,7 +112,8 @@ def mermaid(topology: Topology) -> str:
             lines.append("    end")
         for name, gwlb in topology.gateway_load_balancers.items():
             if gwlb.vpc == vpc_name:
-                lines.append(f'    {key(name)}{{{{"Gateway Load Balancer {name}"}}}}')
+                group = scaling(name, gwlb)
+                lines.append(f'    {key(name)}{{{{"Gateway Load Balancer {name}{"<br/>" * bool(group)}{group}"}}}}')
         lines.append("  end")
     lines += [f'  {key(name)}{{{{"Transit Gateway {name}"}}}}' for name in topology.transit_gateways]
     styles = [f"  classDef {kind} stroke:{colour},stroke-width:2px" for kind, colour in COLOURS.items()]
@@ -124,6 +129,12 @@ def mermaid_edges(topology: Topology, vpc: Vpc, resident: Resident, unique: str)
     for name, tgw in topology.transit_gateways.items():
         if resident.name in tgw.attachments:
             yield f"  {unique} <--> {key(name)}"
+
+
+def scaling(name: str, gwlb: GatewayLoadBalancer) -> str:
+    """Return the words for a load balancer's auto scaling group; none without one."""
+    group = gwlb.auto_scaling_group
+    return f"auto scaling group {scaling_group_name(name)} of {group.min_size} to {group.max_size}" if group else ""
 
 
 def key(*names: str) -> str:
@@ -385,7 +396,11 @@ def draw_balancers(topology: Topology, layout: Layout) -> Iterator[str]:
             yield text(below.middle + 8, (box.bottom + below.y) / 2 + 4, "GENEVE", "small")
         yield rectangle(box, "#7c3aed", "#5b21b6", 8)
         cross = ", cross-zone" if gwlb.load_balancing.cross_zone.enabled else ""
-        yield text(box.middle, centre + 5, f"Gateway Load Balancer {name}{cross}", "head white middle")
+        group = scaling(name, gwlb)
+        yield text(
+            box.middle, centre - 2 if group else centre + 5, f"Gateway Load Balancer {name}{cross}", "head white middle"
+        )
+        yield text(box.middle, centre + 13, group, "white middle")
 
 
 def draw_transit_gateways(topology: Topology, layout: Layout) -> Iterator[str]:

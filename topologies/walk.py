@@ -14,6 +14,7 @@ from ipaddress import IPv4Address
 from typing import Optional
 
 from topologies.decision import decision
+from topologies.endpoint_service import EndpointState, endpoint_state
 from topologies.fabric import INTERNET, zone_of
 from topologies.model import Topology
 from topologies.problem import did_you_mean
@@ -207,6 +208,11 @@ class Walker:
         if route is None:
             self.drop(vpc_name, table, "no route", f"no route covers {self.packet.destination}", az)
             return None
+        if route.kind is TargetKind.ENDPOINT:
+            state = endpoint_state(self.topology, route.target)
+            if state is not EndpointState.AVAILABLE:
+                self.drop(vpc_name, table, route.destination, f"endpoint {route.target} is {state.value}", az)
+                return None
         kind = "" if route.kind is TargetKind.LOCAL else f", {route.kind.value}"
         why = f"{route.origin.value} route{kind}"
         self.hop(vpc_name, table, route.destination, route.target, why, az)
@@ -357,7 +363,9 @@ class Walker:
         targets = gwlb_targets(self.topology, gwlb, az)
         self.hop(gwlb, "endpoints", endpoint, f"node {az}", f"{gwlb}'s node in the endpoint's zone", az)
         if not targets:
-            self.drop(gwlb, "connections", f"no target in {az}", f"no firewall in zone {az}, and cross-zone is off", az)
+            everywhere = self.topology.gateway_load_balancers[gwlb].load_balancing.cross_zone.enabled
+            why = "no firewall is registered" + ("" if everywhere else f" in zone {az}, and cross-zone is off")
+            self.drop(gwlb, "connections", f"no target in {az}", why, az)
             return None
         self.choice(
             gwlb, "targets", targets, targets[0], "a hash of the flow chooses the firewall; GENEVE there and back", az

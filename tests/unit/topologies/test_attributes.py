@@ -191,7 +191,7 @@ def test_what_is_connected_stays_so_when_acceptance_is_required(topology: Topolo
     assert {endpoint_state(changed, name) for name in endpoints} == {EndpointState.AVAILABLE}
     pending = edited(
         lambda document: document["gateway_load_balancers"]["gwlb"].update(
-            endpoint_service={"acceptance_required": True}
+            endpoint_service={"acceptance_required": True, "allowed_principals": ["*"]}
         )
     )
     again = set_attribute(pending, "gwlb", "AcceptanceRequired", "true")

@@ -8,10 +8,16 @@ from xml.etree import ElementTree
 
 import pytest
 
+from topologies.catalogue import packaged
 from topologies.diagram import Box, lay_out, mermaid, svg
 from topologies.loader import load_topology
 from topologies.model import Topology
 from topologies.validation import named
+
+
+@pytest.fixture(scope="module", params=packaged())
+def drawn(request: pytest.FixtureRequest) -> Topology:
+    return load_topology(request.param)
 
 
 @pytest.fixture(scope="module")
@@ -19,12 +25,12 @@ def gwlb() -> Topology:
     return load_topology("gwlb")
 
 
-def test_the_svg_names_everything(gwlb: Topology) -> None:
-    root = ElementTree.fromstring(svg(gwlb))
+def test_the_svg_names_everything(drawn: Topology) -> None:
+    root = ElementTree.fromstring(svg(drawn))
     shown = " ".join(text for element in root.iter() if (text := element.text) and element.tag.endswith("text"))
-    for name, _ in named(gwlb):
+    for name, _ in named(drawn):
         assert name in shown.split(), name
-    for vpc in gwlb.vpcs.values():
+    for vpc in drawn.vpcs.values():
         assert str(vpc.cidr) in shown
         for subnet_name, subnet in vpc.subnets.items():
             assert subnet_name in shown
@@ -47,8 +53,8 @@ def overlap(one: Box, other: Box) -> bool:
     return across and min(one.bottom, other.bottom) > max(one.y, other.y)
 
 
-def test_boxes_lie_beside_each_other(gwlb: Topology) -> None:
-    layout = lay_out(gwlb)
+def test_boxes_lie_beside_each_other(drawn: Topology) -> None:
+    layout = lay_out(drawn)
     chips = [box for *_, box in layout.chips]
     balancers = list(layout.balancers.values())
     for group in (layout.vpcs.values(), [*layout.subnets.values(), *balancers], chips, layout.transit.values()):
@@ -62,15 +68,37 @@ def test_the_vpc_of_the_firewalls_is_in_the_middle(gwlb: Topology) -> None:
     assert list(lay_out(gwlb).vpcs) == ["spoke1", "security", "spoke2"]
 
 
-def test_mermaid_has_a_node_for_everything_and_every_edge_ends_at_one(gwlb: Topology) -> None:
-    text = mermaid(gwlb)
+def test_mermaid_has_a_node_for_everything_and_every_edge_ends_at_one(drawn: Topology) -> None:
+    text = mermaid(drawn)
     assert text.count("subgraph ") == len(re.findall(r"^\s+end$", text, re.MULTILINE))
     nodes = set(re.findall(r"^\s+(?:subgraph )?(\w+)[\[({]", text, re.MULTILINE))
     edges = re.findall(r"^  (\w+) (?:<-->|-\. PrivateLink \.->|<-- GENEVE -->) (\w+)$", text, re.MULTILINE)
     assert {end for edge in edges for end in edge} <= nodes
-    assert len(edges) == 3 + 6 + 4 + 6  # internet gateways, endpoints, firewalls, attachments' interfaces
-    for name, place in named(gwlb):
+    # Internet gateways, endpoints, registered firewalls, attachments' interfaces.
+    assert len(edges) == {"gwlb": 3 + 6 + 4 + 6, "autoscale": 0 + 2 + 2 + 6}[drawn.name]
+    for name, place in named(drawn):
         assert f'"{name}' in text or f" {name}" in text, place
+
+
+def test_what_carries_nothing_says_so(gwlb: Topology) -> None:
+    document = gwlb.model_dump()
+    document["gateway_load_balancers"]["gwlb"]["endpoint_service"] |= {
+        "acceptance_required": True,
+        "rejected": ["gwlbe1-b"],
+    }
+    document["gateway_load_balancers"]["gwlb"]["target_group"]["targets"] = ("fw1",)
+    topology = Topology.model_validate(document)
+    for picture in (svg(topology), mermaid(topology)):
+        assert (picture.count("pendingAcceptance"), picture.count("rejected"), picture.count("not registered")) == (
+            5,
+            1,
+            3,
+        )
+        assert "auto scaling" not in picture
+    scaled = load_topology("autoscale")
+    assert "auto scaling group gwlb-asg of 2 to 6" in svg(scaled)
+    layout = lay_out(scaled)
+    assert layout.subnets["security", "data-a"].y > layout.balancers["gwlb"].bottom, "idle firewalls are not public"
 
 
 def test_a_topology_of_one_vpc_is_drawn() -> None:

@@ -167,6 +167,42 @@ def test_a_load_balancer_without_a_target_in_the_zone_drops(gwlb: Topology) -> N
     assert dropped(Topology.model_validate(document), "client", "web1")[0] == "gwlb/connections no target in a"
 
 
+def test_a_load_balancer_without_a_target_at_all_drops(gwlb: Topology) -> None:
+    document = gwlb.model_dump()
+    document["gateway_load_balancers"]["gwlb"]["target_group"]["targets"] = []
+    document["gateway_load_balancers"]["gwlb"]["load_balancing"]["cross_zone"]["enabled"] = True
+    topology = Topology.model_validate(document)
+    assert validate(topology) == [], "all can be deregistered"
+    assert dropped(topology, "client", "web1") == ("gwlb/connections no target in a", "no firewall is registered")
+
+
+@pytest.mark.parametrize(
+    ("service", "state"),
+    [
+        ({"acceptance_required": True, "accepted": ["gwlbe3-a", "gwlbe3-b"]}, "pendingAcceptance"),
+        ({"rejected": ["gwlbe1-a"]}, "rejected"),
+    ],
+)
+def test_a_route_to_an_endpoint_that_is_not_available_is_a_dead_end(
+    gwlb: Topology, service: dict[str, Any], state: str
+) -> None:
+    document = gwlb.model_dump()
+    document["gateway_load_balancers"]["gwlb"]["endpoint_service"] |= service
+    topology = Topology.model_validate(document)
+    assert validate(topology) == []
+    why = f"endpoint gwlbe1-a is {state}"
+    assert dropped(topology, "client", "web1") == ("spoke1/igw-edge 10.200.0.16/28", why)
+    assert dropped(topology, "web1", "server") == ("spoke1/public-a 0.0.0.0/0", why)
+    assert inspections(walk(topology, "web1", "app2")) == ["gwlbe3-a"], "the others work"
+
+
+def test_an_auto_scaling_group_is_walked_through_where_it_runs_from_the_start() -> None:
+    hops = walk(load_topology("autoscale"), "web1", "app2", az="b")
+    assert inspections(hops) == ["gwlbe3-b"]
+    (chosen,) = (hop.alternatives for hop in hops if hop.table == "targets")
+    assert chosen == ("gwlb/targets fw1", "gwlb/targets fw2")
+
+
 def test_neighbours_in_a_subnet_are_not_routed(gwlb: Topology) -> None:
     document = gwlb.model_dump()
     document["vpcs"]["spoke1"]["instances"]["web3"] = {"subnet": "public-a", "address": "10.200.0.21"}
