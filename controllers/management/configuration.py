@@ -14,6 +14,7 @@ A load balancer without a namespace checks its targets from the process's own.
 
 from __future__ import annotations
 
+import os
 from ipaddress import IPv4Address
 from pathlib import Path
 
@@ -32,8 +33,9 @@ class ApplianceConfiguration(Part):
     """A firewall: its address on the management network, the command that runs it, the file for its output."""
 
     management_address: IPv4Address
+    management_port: int = Field(default=9090, ge=1, le=65535)
     command: tuple[str, ...] = ()
-    log: Path | None = None
+    log: Path = Path(os.devnull)
 
 
 class Configuration(Part):

@@ -17,7 +17,7 @@ KEPT = 10_000
 class Event:
     """``time`` is Unix time in seconds. ``text`` is one line about ``resource``, a name of the topology.
 
-    Kinds: ``registration`` (a target was registered, deregistered, forgotten), ``health`` (another state in a zone),
+    Kinds: ``registration`` (a target was registered, deregistered), ``health`` (another state in a zone),
     ``attribute``, ``endpoint`` (accepted, rejected), ``scaling`` (an activity of an auto scaling group), ``service``
     (it started).
     """

@@ -16,13 +16,13 @@ import importlib
 import os
 import socket
 import ssl
-from collections.abc import Callable, Mapping
-from typing import Any, Protocol
+from collections.abc import Mapping
+from typing import Any
 
 from controllers.management.namespace import Namespace, NamespaceError
-from controllers.management.target_health import TargetGroup
+from controllers.management.service import Service
 from topologies.fabric import node_addresses
-from topologies.model import HealthCheck, Topology
+from topologies.model import HealthCheck
 
 USER_AGENT = "ELB-HealthChecker/2.0"
 
@@ -105,30 +105,18 @@ class Node:
         )
 
 
-class Checked(Protocol):
-    """What the checks are for: the service."""
-
-    topology: Topology
-    groups: Mapping[str, TargetGroup]
-    time_scale: float
-
-    def checked(self, gwlb: str, az: str, target: str, failure: str | None, started: float) -> bool: ...
-
-    def publish(self) -> None: ...
-
-
 class HealthChecks:
     """Makes every check of a service's target groups when it is due, and tells the service the result.
 
-    *namespaces* are the load balancers', by name; *clock* is the service's.
+    *namespaces* are the load balancers', by name; one that has none is checked from the process's own. To be made in a
+    running event loop.
     """
 
-    def __init__(self, service: Checked, namespaces: Mapping[str, Namespace], clock: Callable[[], float]) -> None:
+    def __init__(self, service: Service, namespaces: Mapping[str | None, Namespace]) -> None:
         self._service = service
-        self._clock = clock
         self._loop = asyncio.get_running_loop()
         self._nodes = {
-            (name, az): Node(namespaces[name], str(address))
+            (name, az): Node(namespaces.get(name) or Namespace(), str(address))
             for name, gwlb in service.topology.gateway_load_balancers.items()
             for az, address in node_addresses(service.topology, gwlb).items()
         }
@@ -165,12 +153,12 @@ class HealthChecks:
         node = self._nodes[gwlb, az]
         while True:
             group, changed = self._service.groups[gwlb], self._changed
-            delay = group.targets[target].watches[az].due - self._clock()
+            delay = group.targets[target].watches[az].due - self._service.clock()
             if delay > 0:
                 with contextlib.suppress(asyncio.TimeoutError):
                     await asyncio.wait_for(changed.wait(), delay)
                 continue
-            started = self._clock()
+            started = self._service.clock()
             address = str(self._service.topology.gateway_load_balancers[gwlb].appliances[target].address)
             failure = await node.check(address, group.check, group.check.timeout_seconds / self._service.time_scale)
             if self._service.checked(gwlb, az, target, failure, started) and self._publication is None:
@@ -184,4 +172,5 @@ class HealthChecks:
     def _ended(self, task: asyncio.Task[None]) -> None:
         if not task.cancelled() and not self.failed.done():
             error = task.exception()
-            self.failed.set_exception(error) if error else self.failed.set_result(None)
+            if error:
+                self.failed.set_exception(error)

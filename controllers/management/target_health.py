@@ -20,9 +20,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
-from controllers.state import REGISTERED, TargetHealth, TargetState, appliances_of
+from controllers.state import REGISTERED, TargetHealth, TargetState
 from topologies.fabric import node_addresses, zone_of
 from topologies.model import GatewayLoadBalancer, HealthCheck, Topology
+from topologies.routing import gwlb_appliances
 
 #: Between the first checks of a target that has just been registered, in seconds.
 QUICK = 0.2
@@ -159,10 +160,6 @@ class TargetGroup:
             self.targets[name] = Target(registered=False, drained_at=now + self._delay)
             self.tick(now)
 
-    def forget(self, name: str) -> None:
-        """Forget a target that no longer exists."""
-        self.targets.pop(name, None)
-
     def configure(self, topology: Topology, now: float) -> None:
         """Take a changed model: who uses whom, how to check. Who is registered does not change."""
         self._topology = topology
@@ -241,7 +238,7 @@ class TargetGroup:
 
     def _users(self, name: str) -> list[str]:
         zones = node_addresses(self._topology, self._balancer)
-        return [az for az in zones if name in appliances_of(self._topology, self.name, az)]
+        return [az for az in zones if name in gwlb_appliances(self._topology, self.name, az)]
 
     def _home(self, name: str) -> str:
         return zone_of(self._topology.vpcs[self._balancer.vpc], self._balancer.appliances[name].subnet)

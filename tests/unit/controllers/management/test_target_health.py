@@ -122,8 +122,6 @@ def test_a_deregistered_target_drains_and_is_unused_then() -> None:
     assert targets.tick(50.0 + DELAY)
     assert seen(targets) == DRAINED
     assert targets.draining() == {}
-    targets.forget("fw1")
-    assert "fw1" not in targets.health()
 
 
 def test_without_a_delay_a_deregistered_target_is_unused_at_once() -> None:
@@ -236,7 +234,7 @@ def test_a_later_process_goes_on_where_an_earlier_one_was() -> None:
 def test_the_model_decides_who_is_registered_when_a_process_starts() -> None:
     before = group()
     before.deregister("fw2", 0.0)
-    before.forget("fw4")
+    del before.targets["fw4"]
     model = edited(lambda gwlb: gwlb["target_group"].update(targets=["fw2", "fw3", "fw4"]), TOPOLOGY)
     after = group(model, now=9.0, health=before.health(), draining=before.draining())
     assert sorted(after.registered) == ["fw2", "fw3", "fw4"]
@@ -247,7 +245,7 @@ def test_the_model_decides_who_is_registered_when_a_process_starts() -> None:
 
 STEPS = st.lists(
     st.tuples(
-        st.sampled_from(["pass", "fail", "register", "deregister", "forget", "cross-zone", "zonal", "tick"]),
+        st.sampled_from(["pass", "fail", "register", "deregister", "cross-zone", "zonal", "tick"]),
         st.sampled_from(["fw1", "fw2", "fw3", "fw4"]),
         st.sampled_from(["a", "b"]),
         st.floats(0, 200),
@@ -280,11 +278,6 @@ def test_whatever_happens_the_states_are_consistent(steps: list[tuple[str, str, 
                 ends[name] = now + DELAY / scale
             targets.deregister(name, now)
             registered.discard(name)
-        elif what == "forget":
-            targets.deregister(name, now)
-            targets.forget(name)
-            registered.discard(name)
-            ends.pop(name, None)
         elif what != "tick":
             topology = CROSS_ZONE if what == "cross-zone" else TOPOLOGY
             targets.configure(topology, now)
