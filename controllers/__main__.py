@@ -1,16 +1,25 @@
-"""``python -m controllers --topology FILE --port PORT --status FILE``: the lab's controller process.
+"""``python -m controllers --topology FILE --state FILE --port PORT --status FILE``: the lab's controller process.
 
 Listens for switches on loopback (port 0: any free one, see the status file). SIGTERM and SIGINT end it. SIGHUP, or a
-change of the topology file, loads the topology again and applies the difference; one that is wrong changes nothing and
-is reported in the log and the status file. Exits with 2 when the first topology is wrong, 3 when the port is taken.
+change of a file, loads what has changed and applies the difference; a file that is wrong changes nothing and is
+reported in the log and the status file. SIGHUP without any change reads all switches again and repairs them. Exits
+with 2 when the first files are wrong, 3 when the port is taken.
+
+``--state`` is what the management process has found out of the load balancers' targets (:mod:`controllers.state`);
+without the option, or while there is no such file, every registered target counts as healthy. ``--time-scale`` divides
+the idle time-outs that switches keep themselves.
 
 The status file is replaced atomically whenever something changes::
 
-    {"pid", "port", "library", "topology", "topology_error": str | null, "unknown_switches": int,
+    {"pid", "port", "library", "topology", "topology_error": str | null, "state_error": str | null,
+     "generation": how often files were taken, "topology_digest": of the file's bytes, "state_digest": the same | null,
+     "unknown_switches": int,
      "switches": {ELEMENT: {"dpid": int, "connected": bool, "in_sync": bool,
-                            "desired": digest, "installed": digest | null,
+                            "desired": digest, "installed": digest | null where that is not known,
                             "changed": Unix time | null, "changes": flows and groups changed since the start,
                             "packet_ins": int, "errors": [str]}}}
+
+So who has written a file waits until its digest is there and every switch is in sync.
 """
 
 from __future__ import annotations
@@ -22,45 +31,39 @@ import socket
 import sys
 from pathlib import Path
 
-from controllers.app import Controller, Desired
-from controllers.compiler import compile_topology
+from controllers.app import Controller
+from controllers.desired import Files
 from controllers.ryu import start, stop, wait_readable
-from topologies.fabric import build_fabric
-from topologies.loader import TopologyError, load_topology
+from controllers.state import StateError
+from topologies.loader import TopologyError
 
-#: How often the topology file is looked at, in seconds.
+#: How often the files are looked at, in seconds.
 WATCH_INTERVAL = 0.5
 
 
-def desired_state(topology: str) -> Desired:
-    """Return what the switches of a topology file shall be. Raises TopologyError."""
-    model = load_topology(topology)
-    names = {element.dpid: name for name, element in build_fabric(model).elements.items()}
-    return Desired(names, compile_topology(model))
-
-
-def modified(path: str) -> int | None:
-    """Return when a file was last written; None where there is none, as for a packaged topology's name."""
+def reload(application: Controller, files: Files) -> bool:
+    """Let the switches become what the files want; return whether something new was taken."""
     try:
-        return Path(path).stat().st_mtime_ns
-    except OSError:
-        return None
-
-
-def reload(application: Controller, topology: str) -> None:
-    try:
-        application.want(desired_state(topology))
-    except TopologyError as error:
-        application.reject(str(error))
+        desired = files.take()
+    except (TopologyError, StateError) as error:
+        application.reject(error)
+        return True
+    new = desired is not application.desired
+    application.want(desired)
+    return new
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run until SIGTERM or SIGINT; return the exit code."""
     parser = argparse.ArgumentParser(prog="python -m controllers", description="The lab's OpenFlow controller.")
     parser.add_argument("--topology", required=True, help="YAML file, or the name of a packaged topology")
+    parser.add_argument("--state", type=Path, help="JSON file of the state of load balancers' targets")
+    parser.add_argument("--time-scale", type=float, default=1.0, help="divides idle time-outs")
     parser.add_argument("--port", type=int, default=0, help="to listen on, on loopback; 0 is any free one")
     parser.add_argument("--status", type=Path, required=True, help="JSON file that says what is installed")
     options = parser.parse_args(arguments)
+    if not options.time_scale > 0:
+        parser.error(f"--time-scale: {options.time_scale:g} is not more than 0")
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(levelname)s %(message)s")
 
     # A signal wakes the loop through a socket: it may arrive at any instruction.
@@ -71,10 +74,10 @@ def main(arguments: list[str] | None = None) -> int:
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, lambda *_: None)
 
-    written = modified(options.topology)
+    files = Files(options.topology, options.state, options.time_scale)
     try:
-        desired = desired_state(options.topology)
-    except TopologyError as error:
+        desired = files.take()
+    except (TopologyError, StateError) as error:
         print(error, file=sys.stderr)
         return 2
     try:
@@ -88,10 +91,9 @@ def main(arguments: list[str] | None = None) -> int:
         if signals & {signal.SIGTERM, signal.SIGINT}:
             stop()
             return 0
-        now = modified(options.topology)
-        if signal.SIGHUP in signals or now not in (written, None):
-            written = now
-            reload(application, options.topology)
+        asked = signal.SIGHUP in signals
+        if (asked or files.touched()) and not reload(application, files) and asked:
+            application.check()
 
 
 if __name__ == "__main__":

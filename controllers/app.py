@@ -1,7 +1,8 @@
 """The Ryu application: keeps every switch at the program that the model compiles to.
 
 Connect, read what the switch holds, take the difference, send it as one bundle, read again. Nothing is sent when
-nothing differs, so the controller can be killed and restarted under traffic. It acts on events and configuration,
+nothing differs, so the controller can be killed and restarted under traffic. What was read is known from then on: a
+later change is sent at once, and only the switches that it concerns are asked. It acts on events and configuration,
 never on packets: a packet that a switch does send is counted in the status file, where it should be 0.
 """
 
@@ -12,14 +13,16 @@ import logging
 import os
 import time
 from collections import deque
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from controllers.desired import Desired
 from controllers.difference import difference
 from controllers.flows import Program
 from controllers.ryu import LIBRARY, Application, Switch, SwitchError, events, handles, hub, states
+from controllers.state import StateError
+from topologies.loader import TopologyError
 
 LOG = logging.getLogger("bumpwire.controller")
 ERRORS_KEPT = 20
@@ -27,17 +30,12 @@ ERRORS_KEPT = 20
 STATUS_DELAY = 0.02
 
 
-@dataclass(frozen=True)
-class Desired:
-    """What all switches shall be: elements' names by datapath id, and programs by name. Replaced as a whole."""
-
-    names: Mapping[int, str]
-    programs: Mapping[str, Program]
-
-
 @dataclass
 class State:
-    """What the status file says of a switch. ``desired`` and ``installed`` are digests; ``changed`` is a Unix time."""
+    """What the status file says of a switch. ``desired`` and ``installed`` are digests; ``changed`` is a Unix time.
+
+    ``installed`` is None where it is not known: before the first reading, and while changes are on their way.
+    """
 
     dpid: int
     connected: bool = False
@@ -53,6 +51,18 @@ class State:
         return {**vars(self), "errors": list(self.errors)}
 
 
+@dataclass
+class Connection:
+    """A connected switch. ``work`` is set when it is to be brought to its program; ``known`` is what it holds, as read.
+
+    Without ``known`` it is to be read first.
+    """
+
+    switch: Switch
+    work: Any = field(default_factory=hub.Event)
+    known: Program | None = None
+
+
 class Controller(Application):  # type: ignore[misc]
     """``desired`` is what to install, ``status`` the file that says what is. See :func:`Controller.status`."""
 
@@ -61,11 +71,11 @@ class Controller(Application):  # type: ignore[misc]
         self.port = port
         self.status_file = status
         self.topology = topology
-        self.topology_error: str | None = None
+        self.error: TopologyError | StateError | None = None
+        self.desired = Desired({}, {})
         self.states: dict[str, State] = {}
-        self.switches: dict[int, Switch] = {}
+        self.connections: dict[int, Connection] = {}
         self.unknown = 0
-        self._work: dict[int, Any] = {}
         self._dirty = hub.Event()
         self.want(desired)
 
@@ -77,25 +87,36 @@ class Controller(Application):  # type: ignore[misc]
     # -- what shall be -----------------------------------------------------------------------------------------------
 
     def want(self, desired: Desired) -> None:
-        """Replace the desired state; every switch is read again and brought to it."""
-        self.desired = desired
-        self.topology_error = None
-        self.states = {name: self.states.get(name) or State(dpid) for dpid, name in desired.names.items()}
+        """Replace the desired state; every switch that is not what it shall be is brought to it."""
+        before, self.desired = self.desired, desired
+        self.error = None
+        self.states = {name: self._state_of(name, dpid) for dpid, name in desired.names.items()}
         for name, state in self.states.items():
-            state.desired = desired.programs[name].digest
-            state.in_sync = state.connected and state.desired == state.installed
-        for dpid, switch in list(self.switches.items()):
+            if not state.desired or desired.programs[name] is not before.programs.get(name):
+                state.desired = desired.programs[name].digest
+                state.in_sync = state.connected and state.desired == state.installed
+        for dpid, connection in list(self.connections.items()):
             if dpid not in desired.names:
-                self._refuse(switch)
-            else:
-                self._work[dpid].set()
+                self._refuse(connection.switch)
+            elif not self.states[desired.names[dpid]].in_sync:
+                connection.work.set()
         self._dirty.set()
 
-    def reject(self, error: str) -> None:
-        """Note why a new topology was not taken."""
+    def reject(self, error: TopologyError | StateError) -> None:
+        """Note why new files were not taken."""
         LOG.error("%s", error)
-        self.topology_error = error
+        self.error = error
         self._dirty.set()
+
+    def check(self) -> None:
+        """Read every switch again, and repair it."""
+        for connection in self.connections.values():
+            connection.known = None
+            connection.work.set()
+
+    def _state_of(self, name: str, dpid: int) -> State:
+        known = self.states.get(name)
+        return known if known and known.dpid == dpid else State(dpid, connected=dpid in self.connections)
 
     # -- switches come and go ----------------------------------------------------------------------------------------
 
@@ -113,76 +134,98 @@ class Controller(Application):  # type: ignore[misc]
             self._refuse(switch)
             return
         LOG.info("%s connected", name)
-        self.switches[switch.dpid] = switch
-        self.states[name].connected = True
-        work = self._work[switch.dpid] = hub.Event()
-        work.set()
-        hub.spawn(self._keep, switch, work)
+        connection = self.connections[switch.dpid] = Connection(switch)
+        state = self.states[name]
+        state.connected, state.in_sync, state.installed = True, False, None
+        connection.work.set()
+        hub.spawn(self._keep, connection)
         self._dirty.set()
 
     def _refuse(self, switch: Switch) -> None:
         LOG.error("switch with datapath id %016x is not in topology %s: refused", switch.dpid, self.topology)
         self.unknown += 1
-        self.switches.pop(switch.dpid, None)
+        self.connections.pop(switch.dpid, None)
         switch.close()
         self._dirty.set()
 
     def _disconnected(self, datapath: Any) -> None:
-        switch = self.switches.get(datapath.id)
-        if switch is None or switch.datapath is not datapath:
+        connection = self._connection(datapath)
+        if connection is None:
             return  # an older connection of a switch that is back already
-        del self.switches[switch.dpid]
-        self._work.pop(switch.dpid).set()
-        state = self._state(switch.dpid)
+        del self.connections[datapath.id]
+        connection.work.set()
+        state = self._state(datapath.id)
         if state:
-            LOG.warning("%s disconnected", self.desired.names[switch.dpid])
+            LOG.warning("%s disconnected", self.desired.names[datapath.id])
             state.connected = state.in_sync = False
         self._dirty.set()
+
+    def _connection(self, datapath: Any) -> Connection | None:
+        connection = self.connections.get(datapath.id)
+        return connection if connection and connection.switch.datapath is datapath else None
 
     def _state(self, dpid: int) -> State | None:
         return self.states.get(self.desired.names.get(dpid, ""))
 
     # -- a switch is brought to its program --------------------------------------------------------------------------
 
-    def _keep(self, switch: Switch, work: Any) -> None:
+    def _keep(self, connection: Connection) -> None:
         """Synchronise a switch whenever there is work, until it is gone."""
+        dpid = connection.switch.dpid
         while True:
-            work.wait()
-            work.clear()
-            name = self.desired.names.get(switch.dpid)
-            if self.switches.get(switch.dpid) is not switch or name is None:
+            connection.work.wait()
+            connection.work.clear()
+            name = self.desired.names.get(dpid)
+            if self.connections.get(dpid) is not connection or name is None:
                 return
             state = self.states[name]
             try:
-                self._synchronise(name, switch, state, self.desired.programs[name])
+                self._synchronise(name, connection, state)
             except SwitchError as error:
-                if self.switches.get(switch.dpid) is switch:
-                    state.in_sync = False
-                self._failed(switch, error)
+                if self.connections.get(dpid) is connection:
+                    state.in_sync, state.installed = False, None
+                self._failed(connection, error)
             self._dirty.set()
 
-    def _failed(self, switch: Switch, error: SwitchError) -> None:
+    def _failed(self, connection: Connection, error: SwitchError) -> None:
         """Report an error of a switch that is still there."""
-        state = self._state(switch.dpid)
-        if state and self.switches.get(switch.dpid) is switch:
-            LOG.error("%s: %s", self.desired.names[switch.dpid], error)
+        dpid = connection.switch.dpid
+        state = self._state(dpid)
+        if state and self.connections.get(dpid) is connection:
+            LOG.error("%s: %s", self.desired.names[dpid], error)
             state.errors.append(str(error))
             self._dirty.set()
 
-    def _synchronise(self, name: str, switch: Switch, state: State, program: Program) -> None:
-        installed = switch.read()
+    def _synchronise(self, name: str, connection: Connection, state: State) -> None:
+        program, digest = self.desired.programs[name], state.desired
+        if state.installed != digest:
+            # Otherwise a switch on its way to B would count as in sync as soon as A, what it held, is desired again.
+            state.installed, state.in_sync = None, False
+        known, connection.known = connection.known, None
+        if known is not None:
+            try:
+                self._change(name, connection.switch, state, known, program)
+            except SwitchError as error:
+                LOG.warning("%s is read again, it is not what it was: %s", name, error)
+                known = None
+        if known is None:
+            self._change(name, connection.switch, state, connection.switch.read(), program)
+        connection.known = program
+        state.installed = digest
+        state.in_sync = digest == state.desired
+
+    def _change(self, name: str, switch: Switch, state: State, installed: Program, program: Program) -> None:
+        """Lead a switch from what it holds to its program. Raises SwitchError where it does not get there."""
         changes = difference(installed, program)
-        if changes:
-            switch.apply(changes)
-            installed = switch.read()
-            state.changed = time.time()
-            state.changes += len(changes)
-            LOG.info("%s: %d changes", name, len(changes))
-            left = difference(installed, program)
-            if left:
-                raise SwitchError(f"the switch holds not what it was sent; first: {left[0]}")
-        state.installed = installed.digest
-        state.in_sync = state.installed == state.desired
+        if not changes:
+            return
+        switch.apply(changes)
+        state.changed = time.time()
+        state.changes += len(changes)
+        LOG.info("%s: %d changes", name, len(changes))
+        left = difference(switch.read(), program)
+        if left:
+            raise SwitchError(f"the switch holds not what it was sent; first: {left[0]}")
 
     # -- messages ----------------------------------------------------------------------------------------------------
 
@@ -197,13 +240,13 @@ class Controller(Application):  # type: ignore[misc]
         states.MAIN_DISPATCHER,
     )
     def replied(self, event: Any) -> None:
-        switch = self.switches.get(event.msg.datapath.id)
-        if switch is None or switch.datapath is not event.msg.datapath:
+        connection = self._connection(event.msg.datapath)
+        if connection is None:
             return
         try:
-            switch.received(event.msg)
+            connection.switch.received(event.msg)
         except SwitchError as error:
-            self._failed(switch, error)
+            self._failed(connection, error)
 
     @handles([events.EventOFPPacketIn], states.MAIN_DISPATCHER)
     def packet_in(self, event: Any) -> None:
@@ -221,7 +264,11 @@ class Controller(Application):  # type: ignore[misc]
             "port": self.port,
             "library": LIBRARY,
             "topology": self.topology,
-            "topology_error": self.topology_error,
+            "topology_error": str(self.error) if isinstance(self.error, TopologyError) else None,
+            "state_error": str(self.error) if isinstance(self.error, StateError) else None,
+            "generation": self.desired.generation,
+            "topology_digest": self.desired.topology_digest,
+            "state_digest": self.desired.state_digest,
             "unknown_switches": self.unknown,
             "switches": {name: state.as_json() for name, state in self.states.items()},
         }

@@ -16,11 +16,15 @@ from typing import Any
 
 import pytest
 
+from controllers.__main__ import main
 from controllers.compiler import compile_topology
-from tests.controller.fake_switch import BUNDLE_ADD, ERROR, FLOW_MOD, FakeSwitch
+from controllers.desired import file_digest
+from controllers.state import State
+from tests.controller.fake_switch import BUNDLE_ADD, ERROR, FLOW_MOD, GROUP_MOD, MULTIPART_REQUEST, FakeSwitch
 from topologies.fabric import build_fabric
 from topologies.loader import load_topology
 
+ROOT = Path(__file__).parents[2]
 TOPOLOGY = load_topology("gwlb")
 PROGRAMS = compile_topology(TOPOLOGY)
 DPIDS = {name: element.dpid for name, element in build_fabric(TOPOLOGY).elements.items()}
@@ -38,11 +42,14 @@ def wait_for(condition: Callable[[], Any], what: str, seconds: float = 15) -> An
 class Controller:
     """The process, its status file and its log. ``before`` is Python that runs in it first."""
 
-    def __init__(self, directory: Path, before: str = "", topology: str = "gwlb", port: int = 0) -> None:
+    def __init__(
+        self, directory: Path, before: str = "", topology: str = "gwlb", state: Path | None = None, port: int = 0
+    ) -> None:
         self.status_file, self.log_file = directory / "status.json", directory / "log"
         self.status_file.unlink(missing_ok=True)
         command = [sys.executable, "-c", f"{before}\n{MAIN}"]
         command += ["--topology", topology, "--port", str(port), "--status", str(self.status_file)]
+        command += ["--state", str(state)] if state else []
         with self.log_file.open("ab") as log:
             self.process = subprocess.Popen(command, stderr=log)
         wait_for(lambda: self.status_file.exists() or self.process.poll() is not None, "the status file")
@@ -65,6 +72,9 @@ class Controller:
 
     def wait_in_sync(self, *names: str) -> None:
         wait_for(lambda: all(self.switch(name)["in_sync"] for name in names), f"{names} in sync")
+
+    def hang_up(self) -> None:
+        self.process.send_signal(signal.SIGHUP)
 
     def kill(self) -> None:
         self.process.kill()
@@ -154,7 +164,7 @@ def test_a_refused_flow_is_named_and_nothing_else_is_lost(start: Callable[..., C
     assert not controller.switch("tgw")["in_sync"]
     assert switch.flows == {}
     switch.refuse = None
-    controller.process.send_signal(signal.SIGHUP)
+    controller.hang_up()
     controller.wait_in_sync("tgw")
 
 
@@ -241,7 +251,7 @@ def changed(text: str) -> str:
 @pytest.fixture
 def topology_file(tmp_path: Path) -> Path:
     """A copy of the packaged topology without the firewalls, whose policies lie beside the original."""
-    text = (Path(__file__).parents[2] / "topologies" / "gwlb.yaml").read_text()
+    text = (ROOT / "topologies" / "gwlb.yaml").read_text()
     file = tmp_path / "mine.yaml"
     file.write_text(text.partition("\nfirewalls:")[0] + "\n")
     return file
@@ -273,8 +283,144 @@ def test_a_wrong_topology_file_changes_nothing_and_says_why(
     assert "10.200.0.0/33" in error
     assert error in controller.log
     assert controller.status()["switches"] == before
+    assert controller.status()["generation"] == 1
     topology_file.write_text(right)
     wait_for(lambda: controller.status()["topology_error"] is None, "the error to go")
+
+
+@pytest.fixture
+def state_file(tmp_path: Path) -> Path:
+    file = tmp_path / "state.json"
+    State.initial(TOPOLOGY).save(file)
+    return file
+
+
+def failed(target: str) -> State:
+    """The state in which *target* has failed, and others have its slots."""
+    content = State.initial(TOPOLOGY).model_dump()
+    for health in content["gwlb"]["targets"][target].values():
+        health["state"] = "unhealthy"
+    return State.model_validate(content).dealt(TOPOLOGY)
+
+
+def taken(controller: Controller, file: Path) -> dict[str, Any] | None:
+    """The status, once the state in *file* is the one that the controller has taken."""
+    status = controller.status()
+    return status if status["state_digest"] == file_digest(file.read_bytes()) else None
+
+
+def test_a_failed_target_costs_its_load_balancer_the_change_and_others_nothing(
+    start: Callable[..., Controller], state_file: Path
+) -> None:
+    controller = start(state=state_file)
+    switches = {name: FakeSwitch(controller.port, DPIDS[name]) for name in ("gwlb", "tgw")}
+    controller.wait_in_sync("gwlb", "tgw")
+    for switch in switches.values():
+        switch.requests.clear()
+        switch.changes.clear()
+    failed("fw1").save(state_file)
+    controller.hang_up()
+    status = wait_for(lambda: taken(controller, state_file), "the new state")
+    assert status["generation"] == 2
+    assert status["topology_digest"] == file_digest((ROOT / "topologies" / "gwlb.yaml").read_bytes())
+    controller.wait_in_sync("gwlb", "tgw")
+    program = compile_topology(TOPOLOGY, failed("fw1"))["gwlb"]
+    assert controller.switch("gwlb")["installed"] == program.digest != PROGRAMS["gwlb"].digest
+    assert {message[1] for message in switches["gwlb"].changes} == {GROUP_MOD}
+    # Sent at once, read after it; the other switch is not even asked.
+    sent = switches["gwlb"].requests
+    assert sent.index(BUNDLE_ADD) < sent.index(MULTIPART_REQUEST)
+    assert switches["tgw"].requests.count(MULTIPART_REQUEST) == 0
+    assert switches["tgw"].changes == []
+
+
+def test_a_state_is_seen_without_a_signal_and_need_not_exist(
+    start: Callable[..., Controller], state_file: Path
+) -> None:
+    state_file.unlink()
+    controller = start(state=state_file)
+    FakeSwitch(controller.port, DPIDS["gwlb"])
+    controller.wait_in_sync("gwlb")
+    assert controller.status()["state_digest"] is None
+    assert controller.switch("gwlb")["installed"] == PROGRAMS["gwlb"].digest
+    failed("fw1").save(state_file)
+    wait_for(lambda: taken(controller, state_file), "the new state")
+    controller.wait_in_sync("gwlb")
+    assert controller.switch("gwlb")["installed"] == compile_topology(TOPOLOGY, failed("fw1"))["gwlb"].digest
+
+
+def test_a_wrong_state_changes_nothing_and_says_why(start: Callable[..., Controller], state_file: Path) -> None:
+    controller = start(state=state_file)
+    before, right = controller.status()["switches"], state_file.read_bytes()
+    state_file.write_bytes(right.replace(b'"healthy"', b'"fine"', 1))
+    controller.hang_up()
+    error = wait_for(lambda: controller.status()["state_error"], "the error")
+    assert error.startswith("state.json: gwlb.targets.fw1.a.state: ")
+    assert error in controller.log
+    status = controller.status()
+    assert (status["switches"], status["topology_error"], status["generation"]) == (before, None, 1)
+    state_file.write_bytes(right)
+    wait_for(lambda: controller.status()["state_error"] is None, "the error to go")
+    assert controller.status()["generation"] == 1
+
+
+def test_many_changes_in_a_row_end_at_the_last(start: Callable[..., Controller], state_file: Path) -> None:
+    controller = start(state=state_file)
+    switch = FakeSwitch(controller.port, DPIDS["gwlb"])
+    controller.wait_in_sync("gwlb")
+    groups = {number: group[2:] for number, group in switch.groups.items()}  # without the command: add, or modify
+    for _ in range(5):
+        for state in (failed("fw1"), failed("fw2"), State.initial(TOPOLOGY)):
+            state.save(state_file)
+            controller.hang_up()
+    wait_for(lambda: taken(controller, state_file), "the last state")
+    controller.wait_in_sync("gwlb")
+    assert {number: group[2:] for number, group in switch.groups.items()} == groups
+
+
+def test_a_switch_that_is_not_what_it_was_is_noticed_by_the_next_change(
+    start: Callable[..., Controller], state_file: Path
+) -> None:
+    controller = start(state=state_file)
+    switch = FakeSwitch(controller.port, DPIDS["gwlb"])
+    controller.wait_in_sync("gwlb")
+    flows = set(switch.flows)
+    del switch.flows[min(flows)]
+    failed("fw1").save(state_file)
+    controller.hang_up()
+    wait_for(lambda: taken(controller, state_file), "the new state")
+    controller.wait_in_sync("gwlb")
+    assert set(switch.flows) == flows
+    assert "gwlb is read again, it is not what it was: the switch holds not what it was sent; first: add" in (
+        controller.log
+    )
+    assert controller.switch("gwlb")["errors"] == []
+
+
+def test_a_signal_without_a_change_checks_all_switches(start: Callable[..., Controller]) -> None:
+    controller = start()
+    switch = FakeSwitch(controller.port, DPIDS["tgw"])
+    controller.wait_in_sync("tgw")
+    flows, changes = set(switch.flows), controller.switch("tgw")["changes"]
+    del switch.flows[min(flows)]
+    controller.hang_up()
+    wait_for(lambda: controller.switch("tgw")["changes"] == changes + 1, "the repair")
+    assert set(switch.flows) == flows
+    assert controller.status()["generation"] == 1
+
+
+def test_a_wrong_first_state_is_an_exit_with_a_line(start: Callable[..., Controller], state_file: Path) -> None:
+    state_file.write_text("[]")
+    controller = start(state=state_file)
+    assert controller.process.wait(10) == 2
+    assert controller.log.strip().splitlines()[-1].startswith("state.json: ")
+
+
+def test_a_wrong_time_scale_is_an_exit_with_a_line(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as raised:
+        main(["--topology", "gwlb", "--status", "unused", "--time-scale", "0"])
+    assert raised.value.code == 2
+    assert capsys.readouterr().err.endswith("error: --time-scale: 0 is not more than 0\n")
 
 
 def test_a_wrong_first_topology_is_an_exit_with_a_line(start: Callable[..., Controller]) -> None:
