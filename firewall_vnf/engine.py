@@ -25,6 +25,8 @@ What happens in special cases, as PAN-OS does unless said otherwise:
   TCP repeats it. (PAN-OS queues it.)
 * A policy commit matches each session again with its next packet ("rematch sessions"); discarded ones start
   afresh.
+* With a session store (:mod:`firewall_vnf.session_store`), a session that another firewall began is continued if the
+  policy in force here allows it, and no inspection looks into it ("Session Resiliency": layer 4 only).
 """
 
 from __future__ import annotations
@@ -56,6 +58,7 @@ from firewall_vnf.session import ACTIVE, CLOSED, CLOSING, DISCARD, Endpoint, End
 if TYPE_CHECKING:
     from firewall_vnf.log import Log
     from firewall_vnf.policy import Policy
+    from firewall_vnf.session_store import SessionStore
 
 #: All headers of a TCP packet in a GENEVE frame without IP options, from the outer Ethernet header to the TCP
 #: window.
@@ -77,14 +80,20 @@ _RESETS = {
 
 
 class Engine:
-    """One firewall. *now* is always seconds of a monotonic clock, *log* takes the records.
+    """One firewall. *now* is always seconds of a monotonic clock, *log* takes the records, *store* has the sessions
+    of other firewalls.
 
     ``outbox`` holds frames that the firewall made (resets); whoever calls :meth:`process` sends and clears
     it.
     """
 
     def __init__(
-        self, config: EngineConfig, policy: Policy, log: Log, inspections: Iterable[type[Inspection]] = ()
+        self,
+        config: EngineConfig,
+        policy: Policy,
+        log: Log,
+        inspections: Iterable[type[Inspection]] = (),
+        store: SessionStore | None = None,
     ) -> None:
         self.config = config
         self.policy = policy
@@ -93,6 +102,7 @@ class Engine:
         self._log = log
         self._counters = log.counters
         self._inspections = tuple(inspections)
+        self._store = store
         self._zones = {int(name[5:], 16): zone for name, zone in config.zones.items()}
         self._received = self._forwarded = 0
         self._sessions_made = 0
@@ -181,6 +191,7 @@ class Engine:
     def clear(self, session: Session, now: float) -> None:
         """End a session by the operator's will; neither side is told, as by PAN-OS's ``clear session``."""
         if session.state is not CLOSED:
+            self._unshare(session)
             self._end(session, EndReason.UNKNOWN, now)
 
     def close(self, now: float) -> None:
@@ -216,6 +227,8 @@ class Engine:
         if packet.quoted is not None:
             return self._icmp_error(packet, endpoint)
         session = endpoint.flows.get(packet.key)
+        if session is None and self._store is not None:
+            session = self._resume(self._store, endpoint, packet, now)
         if session is None or (session.state in _ENDING and self._outdated(session, packet, now)):
             refused = self._open(endpoint, packet, now)
         else:
@@ -298,6 +311,31 @@ class Engine:
             self._log.traffic(session, "start", "allow", now)
         return refused
 
+    def _resume(self, store: SessionStore, endpoint: Endpoint, packet: Packet, now: float) -> Session | None:
+        """Return the session of a packet in mid-stream that another firewall began, installed here."""
+        if packet.protocol not in (TCP, UDP) or packet.flags & SYN or self.table.full:
+            return None
+        session = Session(self._sessions_made + 1, endpoint, packet, now)
+        if not store.restore(session, now):
+            return None
+        self._match(session)
+        if session.rule.action is not Action.ALLOW:
+            return None
+        session.inspections = ()
+        session.timeout = self.config.timers.active(packet.protocol)
+        if packet.protocol == TCP:
+            tcp.resume_session(session, packet, packet.key == session.key)
+        self._sessions_made += 1
+        self.table.install(session)
+        store.established(session)
+        self._counters["session_installed"] += 1
+        self._counters["session_shared_resumed"] += 1
+        return session
+
+    def _unshare(self, session: Session) -> None:
+        if self._store is not None:
+            self._store.ended(session)
+
     def _continue(self, session: Session, packet: Packet, forward: bool, now: float) -> str | None:
         """Take a packet of a session that is in the table."""
         if session.state is DISCARD:
@@ -325,6 +363,8 @@ class Engine:
         self._count(session, packet, forward)
         if closing:
             return None
+        if session.state is CLOSING:
+            self._unshare(session)
         self.table.set_timeout(session, timeout, now)
         return self._look(session, packet, fresh, forward, now) if data or session.identified else None
 
@@ -335,8 +375,11 @@ class Engine:
             refused = refused or (self._inspect(session, packet, forward, now) if session.inspections else None)
             if refused:
                 return refused
-        if session.identified and packet.protocol == TCP and session.state is ACTIVE and not session.inspections:
-            session.cleared = self.policy
+        if session.identified and session.state is ACTIVE:
+            if packet.protocol == TCP and not session.inspections:
+                session.cleared = self.policy
+            if self._store is not None and packet.protocol in (TCP, UDP):
+                self._store.established(session)
         return None
 
     def _identify(self, session: Session, packet: Packet, fresh: int, forward: bool, now: float) -> str | None:
@@ -419,6 +462,7 @@ class Engine:
         session.cleared = session.identification = None
         session.inspections = ()
         self._counters["session_discard"] += 1
+        self._unshare(session)
         if session.rule.log_end:
             if reason is EndReason.THREAT:
                 self._log.traffic(session, "end", session.rule.action.value, now)

@@ -41,6 +41,24 @@ def open_session(session: Session, packet: Packet, timers: Timers) -> int:
     return timers.tcp
 
 
+def resume_session(session: Session, packet: Packet, forward: bool) -> None:
+    """Catch up with a connection that somebody else followed up to now, by the first packet that comes here.
+
+    A RST proves nothing of itself: it is left to be judged by the older numbers.
+    """
+    if packet.flags & RST:
+        return
+    following = _next(packet)
+    if forward:
+        session.client_next, session.server_next = following, packet.acknowledgement
+        session.client_ack, session.server_ack = packet.acknowledgement, packet.sequence
+        session.client_window = packet.window
+    else:
+        session.server_next, session.client_next = following, packet.acknowledgement
+        session.server_ack, session.client_ack = packet.acknowledgement, packet.sequence
+        session.server_window = packet.window
+
+
 def fresh_data(session: Session, packet: Packet, forward: bool) -> int | None:
     """Return the offset of the data that was not there before: the packet's end if all is old, None behind a gap."""
     expected = session.client_next if forward else session.server_next

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import Any
 
 from firewall_vnf.benchmark import frame, ipv4, tcp
@@ -13,6 +14,7 @@ from firewall_vnf.log import Log
 from firewall_vnf.packet import ACK, FIN, ICMP, PSH, RST, SYN, UDP
 from firewall_vnf.policy import Policy
 from firewall_vnf.session import Session
+from firewall_vnf.session_store import Change, Sharing, StoreError
 
 CLIENT, SERVER = 0x0A010001, 0x0A020001
 ENDPOINT = 0x0123456789ABCDEF
@@ -29,15 +31,49 @@ def rules(*lines: str) -> str:
     )
 
 
-class Bench:
-    """An engine with a clock of its own (``now``, seconds) and its log in ``lines``."""
+class Memory:
+    """A session store in memory: ``records`` by key, with their lifetimes. ``error`` makes it fail."""
 
-    def __init__(self, policy: str = ALLOW_ALL, *inspections: type[Inspection], **settings: Any) -> None:
+    name = "memory"
+
+    def __init__(self) -> None:
+        self.records: dict[str, tuple[str, int]] = {}
+        self.error: str | None = None
+        self.asked = 0
+
+    def get(self, key: str) -> bytes | None:
+        self.asked += 1
+        if self.error:
+            raise StoreError(self.error)
+        return self.records[key][0].encode() if key in self.records else None
+
+    def put(self, changes: Sequence[Change]) -> None:
+        if self.error:
+            return
+        for key, record, lifetime in changes:
+            if record is None:
+                self.records.pop(key, None)
+            else:
+                self.records[key] = record, lifetime
+
+
+class Bench:
+    """An engine with a clock of its own (``now``, seconds), its log in ``lines`` and what it shares in *backend*."""
+
+    def __init__(
+        self,
+        policy: str = ALLOW_ALL,
+        *inspections: type[Inspection],
+        backend: Memory | None = None,
+        epoch: float = 1.7e9,
+        **settings: Any,
+    ) -> None:
         self.now = 1000.0
         self.lines: list[tuple[str, dict[str, Any]]] = []
-        log = Log("fw1", lambda name, line: self.lines.append((name, json.loads(line))), 1.7e9)
+        log = Log("fw1", lambda name, line: self.lines.append((name, json.loads(line))), epoch)
+        self.sharing = Sharing(backend, log, epoch, lambda: self.now) if backend else None
         config = EngineConfig(**({"default_zone": "transit"} | settings))
-        self.engine = Engine(config, Policy.parse(policy), log, inspections)
+        self.engine = Engine(config, Policy.parse(policy), log, inspections, self.sharing)
 
     def send(self, sent: bytearray) -> bool:
         """Whether the frame comes back; then it must be turned around, and nothing else changed."""
@@ -50,6 +86,12 @@ class Bench:
     def wait(self, seconds: float) -> None:
         self.now += seconds
         self.engine.expire(self.now)
+        self.turn()
+
+    def turn(self) -> None:
+        """What the loop does between packets."""
+        if self.sharing:
+            self.sharing.serve((), self.now)
 
     @property
     def session(self) -> Session:
@@ -121,4 +163,4 @@ def icmp(kind: int, identifier: int = 7, *, back: bool = False, rest: bytes = by
     return frame(ipv4(source, destination, ICMP, message))
 
 
-__all__ = ["ACK", "FIN", "PSH", "RST", "SYN", "Bench", "Connection", "icmp", "rules", "udp"]
+__all__ = ["ACK", "FIN", "PSH", "RST", "SYN", "Bench", "Connection", "Memory", "icmp", "rules", "udp"]
