@@ -13,6 +13,7 @@ import gc
 import os
 import signal
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -24,11 +25,14 @@ from firewall_vnf.engine import Engine
 from firewall_vnf.health import HealthError, HealthPort
 from firewall_vnf.inspection import InspectionError, load_inspections
 from firewall_vnf.log import Log, LogError, LogWriter
+from firewall_vnf.management import ManagementError, ManagementPort
+from firewall_vnf.metrics import Reading
 from firewall_vnf.policy import Policy, PolicyError
+from firewall_vnf.session_store import Sharing
 
 
 class Firewall:
-    """All parts of a running firewall. Raises the parts' errors, each one line."""
+    """All parts of a running firewall, made by the thread that will run ``loop``. Raises the parts' errors."""
 
     def __init__(self, config: Config) -> None:
         self._config = config
@@ -38,7 +42,13 @@ class Firewall:
         self._interface = DataInterface(config.interface, config.address)
         self._writer = LogWriter(config.log_directory)
         self._log = Log(config.name, self._writer.write, epoch)
-        self._engine = Engine(config, policy, self._log, inspections)
+        self._backend, self._sharing = None, None
+        if config.session_store:
+            from firewall_vnf.redis_store import RedisBackend  # its library takes longer to load than all the rest
+
+            self._backend = RedisBackend(str(config.session_store))
+            self._sharing = Sharing(self._backend, self._log, epoch)
+        self._engine = Engine(config, policy, self._log, inspections, self._sharing)
         info = {
             "name": config.name,
             "pid": os.getpid(),
@@ -46,10 +56,22 @@ class Firewall:
             "policy": str(config.policy),
         }
         self._control = ControlServer(config.control, self._engine, epoch, self._counters, self._reload, info)
-        self.loop = Loop(self._interface, self._engine, self._control)
+        services = (self._control, self._sharing) if self._sharing else (self._control,)
+        self.loop = Loop(self._interface, self._engine, *services)
         self._health = HealthPort(
             config.health_port, lambda: time.monotonic() - self.loop.heartbeat, config.health_limit
         )
+        self._management = None
+        if config.management_address:
+            self._processor = time.pthread_getcpuclockid(threading.get_ident())
+            self._management = ManagementPort(
+                config.management_address,
+                config.management_port,
+                config.name,
+                self._reading,
+                config.metrics_interval,
+                epoch,
+            )
         self._log.system("general", "informational", f"firewall {config.name} started", time.monotonic())
         for warning in policy.warnings:
             self._log.system("policy-warning", "low", warning, time.monotonic())
@@ -58,7 +80,12 @@ class Firewall:
         """End all sessions, write the logs."""
         now = time.monotonic()
         self._health.close()
+        if self._management:
+            self._management.close()
         self._control.close()
+        if self._backend and self._sharing:
+            self._sharing.close(now)  # before the sessions end here, which for the other firewalls they do not
+            self._backend.close()
         self._engine.close(now)
         self._log.system("general", "informational", f"firewall {self._config.name} stopped", now)
         self._writer.close()
@@ -73,7 +100,22 @@ class Firewall:
             "pkt_send_errors": self._interface.send_errors,
             "pkt_buffer_lost": self._interface.lost(),
             "log_lost": self._writer.lost,
+            "session_shared_lost": self._backend.lost if self._backend else 0,
         }
+
+    def _reading(self) -> Reading:
+        """Read the meters; in any thread, without the data path's help."""
+        table, counters = self._engine.table, self._engine.counters
+        return Reading(
+            time=time.monotonic(),
+            processor=time.clock_gettime(self._processor),
+            buffered=self._interface.buffered(),
+            sessions=table.count,
+            capacity=table.capacity,
+            installed=counters["session_installed"],
+            packets=counters["pkt_forwarded"],
+            bytes=self.loop.carried,
+        )
 
     def _reload(self, now: float) -> None:
         """Load the policy file again. Raises ValueError with the reason; nothing has changed then."""
@@ -106,7 +148,7 @@ def main(arguments: list[str] | None = None) -> None:
             firewall.close()
     except (ConfigError, InspectionError, PolicyError) as error:
         fail(error, 2)
-    except (AdapterError, ControlError, HealthError, LogError) as error:
+    except (AdapterError, ControlError, HealthError, LogError, ManagementError) as error:
         fail(error, 3)
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import ctypes
 import errno
 import select
+import signal
 import socket
 import struct
 import time
@@ -19,10 +20,11 @@ from collections.abc import Callable, Sequence
 from ipaddress import IPv4Address
 from typing import Protocol
 
-from firewall_vnf.geneve import PORT, turn_around
+from firewall_vnf.geneve import INNER, PORT, turn_around
 
 # linux/if_ether.h, linux/if_packet.h, asm-generic/socket.h: constants that Python's socket module lacks.
 ETH_P_IP = 0x0800
+SO_MEMINFO, SK_MEMINFO_VARS = 55, 9
 SO_ATTACH_FILTER, SO_RCVBUFFORCE, SO_SNDBUFFORCE = 26, 33, 32
 PACKET_STATISTICS, SOL_PACKET = 6, 263
 
@@ -108,24 +110,47 @@ class DataInterface:
         self._lost += struct.unpack("II", statistics)[1]  # the kernel counts from the last call
         return self._lost
 
+    def buffered(self) -> float:
+        """Return which part of the receive buffer is in use, 0 to 1."""
+        memory = self._socket.getsockopt(socket.SOL_SOCKET, SO_MEMINFO, 4 * SK_MEMINFO_VARS)
+        used, size = struct.unpack_from("II", memory)
+        return float(min(1.0, used / size))
+
     def close(self) -> None:
         self._socket.close()
         self._quiet.close()
 
 
-class Loop:
-    """The data path's thread: frames first, then timers and *service*, every so often.
+class Wakeup:
+    """Lets a signal end the loop's waiting: Python's own handling of signals would wait on."""
 
-    ``heartbeat`` is the time (monotonic clock) of its last round. ``running`` set to False ends :meth:`run`.
+    def register(self, poll: select.poll) -> None:
+        self._reader, writer = socket.socketpair()
+        self._reader.setblocking(False)
+        writer.setblocking(False)
+        signal.set_wakeup_fd(writer.detach(), warn_on_full_buffer=False)
+        poll.register(self._reader, select.POLLIN)
+
+    def serve(self, descriptors: Sequence[int], now: float) -> None:
+        if self._reader.fileno() in descriptors:
+            self._reader.recv(4096)
+
+
+class Loop:
+    """The data path's thread, the main thread: frames first, then timers and *services*, every so often.
+
+    ``heartbeat`` is the time (monotonic clock) of its last round, ``carried`` the bytes of the inner packets that
+    were sent back. ``running`` set to False by a signal's handler ends :meth:`run`.
     """
 
-    def __init__(self, interface: DataInterface, processor: Processor, service: Service | None = None) -> None:
+    def __init__(self, interface: DataInterface, processor: Processor, *services: Service) -> None:
         self.running = True
         self._soon: deque[Callable[[float], None]] = deque()
         self.heartbeat = time.monotonic()
+        self.carried = 0
         self._interface = interface
         self._processor = processor
-        self._service = service
+        self._services = (Wakeup(), *services)
 
     def soon(self, function: Callable[[float], None]) -> None:
         """Call ``function(now)`` between two packets; for signal handlers."""
@@ -134,33 +159,37 @@ class Loop:
     def run(self) -> None:
         """Serve until ``running`` is False."""
         clock = time.monotonic
-        interface, processor, service = self._interface, self._processor, self._service
+        interface, processor, services = self._interface, self._processor, self._services
         frame, receive, send, process = interface.frame, interface.receive, interface.send, processor.process
         poll = select.poll()
         poll.register(interface.fileno(), select.POLLIN)
-        if service:
+        for service in services:
             service.register(poll)
         expiry = 0.0
         while self.running:
             events = poll.poll(int(TICK * 1000))
+            carried = 0
             for _ in range(BATCH):
                 length = receive()
                 if not length:
                     break
                 if process(frame, length, clock()):
                     send(length)
+                    carried += length - INNER
                 if processor.outbox:
                     for injected in processor.outbox:
                         interface.inject(injected)
                     processor.outbox.clear()
+            self.carried += carried
             now = self.heartbeat = clock()
             if now >= expiry:
                 processor.expire(now)
                 expiry = now + 0.25
             while self._soon:
                 self._soon.popleft()(now)
-            if service:
-                service.serve([descriptor for descriptor, _ in events], now)
+            descriptors = [descriptor for descriptor, _ in events]
+            for service in services:
+                service.serve(descriptors, now)
 
 
 class Turnaround:

@@ -9,8 +9,10 @@
     log_directory: /var/log/fw1
     control: /run/fw1.sock
     health_port: 80
+    management_address: 100.64.0.11  # metrics are served there
+    session_store: redis://100.64.0.1:6379
 
-Nothing else is needed; :class:`Config` has the defaults.
+The last two are optional. Nothing else is needed; :class:`Config` has the defaults.
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, RedisDsn, StringConstraints, ValidationError
 
 from firewall_vnf.session import Timers
 
@@ -58,7 +60,9 @@ class Config(EngineConfig):
     """The whole file. ``address`` (optional) restricts what is accepted to frames for it.
 
     ``health_limit`` is the age in seconds of the data path's heartbeat from which the health port says
-    unhealthy.
+    unhealthy. The management port is served only where ``management_address`` is given; ``metrics_interval``, in
+    seconds, is how often its metrics are measured (VM-Series: every 1 to 60 minutes). ``session_store`` is the Redis
+    server where firewalls share their sessions; without it each keeps its own.
     """
 
     name: str
@@ -70,6 +74,10 @@ class Config(EngineConfig):
     health_port: int = Field(default=80, ge=1, le=65535)
     health_limit: float = Field(default=2.0, gt=0)
     inspections: tuple[str, ...] = ()
+    management_address: IPv4Address | None = None
+    management_port: int = Field(default=9090, ge=1, le=65535)
+    metrics_interval: float = Field(default=5.0, gt=0)
+    session_store: RedisDsn | None = None
 
 
 def load_config(path: Path) -> Config:
@@ -94,6 +102,8 @@ def load_config(path: Path) -> Config:
             message = "missing; every firewall needs it"
         elif first["type"] == "string_pattern_mismatch":
             message = f"{first['input']!r} is no endpoint id; write vpce-0 and 16 more hex digits"
+        elif first["type"].startswith("url_"):
+            message = f"{first['input']!r} is no Redis server; write redis://ADDRESS:PORT"
         else:
             message = f"{first['msg'][0].lower()}{first['msg'][1:]}, not {first['input']!r}"
         raise ConfigError(f"{path}: {place}: {message}") from error

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -16,6 +17,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+import redis
+from prometheus_client.parser import text_string_to_metric_families
 from pyroute2 import netns
 
 from firewall_vnf.benchmark import frame, ipv4, tcp
@@ -92,7 +95,7 @@ class Bench:
         self.processes.append(process)
         return process
 
-    def firewall(self) -> subprocess.Popen[str]:
+    def firewall(self, **more: object) -> subprocess.Popen[str]:
         (self.directory / "policy.yaml").write_text(POLICY)
         settings = {
             "name": "fw1",
@@ -104,6 +107,7 @@ class Bench:
             "control": "fw1.sock",
             "health_port": 8080,
             "health_limit": 0.5,
+            **more,
         }
         (self.directory / "fw1.yaml").write_text(json.dumps(settings))
         process = self.start("--config", str(self.directory / "fw1.yaml"))
@@ -121,6 +125,11 @@ class Bench:
                 return int(urllib.request.urlopen("http://10.100.0.21:8080/", timeout=5).status)
         except urllib.error.HTTPError as error:
             return error.code
+
+    def metrics(self) -> dict[str, float]:
+        with inside(self.balancer_ns), urllib.request.urlopen("http://10.100.0.21:9090/metrics", timeout=5) as answer:
+            families = text_string_to_metric_families(answer.read().decode())
+            return {family.name: family.samples[0].value for family in families}
 
     def exchange(self, sent: bytes) -> bytes:
         self.wire.send(sent)
@@ -236,6 +245,64 @@ def test_a_stuck_data_path_is_unhealthy(bench: Bench) -> None:
     for sent in ssh()[:4]:
         bench.wire.send(sent)
     wait_for(lambda: bench.health() == 503)
+
+
+def test_metrics_are_of_what_it_carries(bench: Bench) -> None:
+    bench.firewall(management_address="10.100.0.21", metrics_interval=0.1)
+    frames = ssh()
+
+    def busy() -> bool:
+        for _ in range(20):
+            bench.exchange(frames[-1])
+        return all(bench.metrics()[name] > 0 for name in carried)
+
+    carried = ("DataPlaneCPUUtilizationPct", "panSessionThroughputKbps", "panSessionThroughputPps")
+    for sent in frames:
+        bench.exchange(sent)
+    wait_for(busy)
+    wait_for(lambda: bench.metrics()["panSessionThroughputPps"] == 0)
+    metrics = bench.metrics()
+    assert metrics["panSessionActive"] == bench.control.info()["sessions"] == 1
+    assert metrics["panSessionUtilization"] == pytest.approx(100 / 250_000)
+    assert metrics["DataPlanePacketBufferUtilization"] == 0
+
+
+@pytest.mark.skipif(not shutil.which("redis-server"), reason="there is no redis-server")
+def test_a_session_survives_its_firewall(bench: Bench) -> None:
+    options = f"--bind 127.0.0.1 --port 6379 --save --appendonly no --dir {bench.directory}"
+    with inside(bench.firewall_ns):
+        server = subprocess.Popen(["redis-server", *options.split()], stdout=subprocess.DEVNULL)
+    try:
+        store = "redis://127.0.0.1:6379"
+        process = bench.firewall(session_store=store)
+        frames = ssh()
+
+        wait_for(lambda: records(bench) == 0)
+        for sent in frames:
+            bench.exchange(sent)
+        wait_for(lambda: records(bench) == 1)
+        process.kill()
+        process.wait()
+        (bench.directory / "fw1.sock").unlink()
+
+        bench.firewall(session_store=store)
+        assert bench.exchange(frames[-1]) == turned(frames[-1])
+        [session] = bench.control.sessions()
+        assert (session["application"], session["rule"], session["source"]) == ("ssh", "ssh", "10.0.0.1")
+        counters = bench.control.counters()
+        assert (counters["session_shared_resumed"], counters["session_shared_lost"]) == (1, 0)
+    finally:
+        server.terminate()
+        server.wait()
+
+
+def records(bench: Bench) -> int | None:
+    """Count what is in the session store; None: it does not answer yet."""
+    with inside(bench.firewall_ns), redis.Redis() as client:
+        try:
+            return len(client.keys("bumpwire:session:*"))
+        except redis.ConnectionError:
+            return None
 
 
 def test_the_turnaround_sends_everything_back(bench: Bench) -> None:

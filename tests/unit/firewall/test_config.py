@@ -22,6 +22,17 @@ def test_minimal_file_and_relative_paths(tmp_path: Path) -> None:
     assert (config.policy, config.control) == (tmp_path / "policy.yaml", Path("/run/fw1.sock"))
     assert (config.max_sessions, config.tcp_reject_non_syn, config.health_port) == (250_000, True, 80)
     assert (config.timers.tcp, config.timers.udp) == (60, 30)
+    assert (config.management_address, config.management_port, config.metrics_interval) == (None, 9090, 5.0)
+    assert config.session_store is None
+
+
+def test_management_network(tmp_path: Path) -> None:
+    text = "management_address: 100.64.0.11\nmanagement_port: 9100\nsession_store: redis://100.64.0.1:6380\n"
+    (tmp_path / "fw1.yaml").write_text(MINIMAL + text)
+    config = load_config(tmp_path / "fw1.yaml")
+    assert (str(config.management_address), config.management_port) == ("100.64.0.11", 9100)
+    assert config.session_store is not None
+    assert (config.session_store.host, config.session_store.port) == ("100.64.0.1", 6380)
 
 
 @pytest.mark.parametrize(
@@ -35,6 +46,8 @@ def test_minimal_file_and_relative_paths(tmp_path: Path) -> None:
         (MINIMAL + "zones: {gwlbe1: inside}\n", "zones.gwlbe1: 'gwlbe1' is no endpoint id; write vpce-0 and "),
         (MINIMAL + "timers: {tcp: soon}\n", "timers.tcp: input should be a valid integer, "),
         (MINIMAL + "timers: {tpc: 5}\n", "timers.tpc: unknown setting; known are discard_other, discard_tcp, "),
+        (MINIMAL + "session_store: http://x\n", "session_store: 'http://x' is no Redis server; write redis://ADDRESS:PORT"),
+        (MINIMAL + "metrics_interval: 0\n", "metrics_interval: input should be greater than 0, not 0"),
         (MINIMAL + "ipv6: maybe\n", "ipv6: input should be 'pass' or 'drop', not 'maybe'"),
     ],
 )  # fmt: skip
