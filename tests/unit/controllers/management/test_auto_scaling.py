@@ -337,7 +337,7 @@ def test_completing_a_terminate_hook_ends_the_wait_with_either_result() -> None:
         cloud.tick()
         cloud.sessions["fw1"] = 0
         cloud.tick()
-        cloud.group.complete("fw1", "terminate", result, cloud.now)  # type: ignore[arg-type]
+        cloud.group.complete("fw1", "terminate", result, cloud.now)
         assert cloud.tick() == [Action("terminate", "fw1")]
 
 
@@ -367,15 +367,20 @@ def test_the_zone_with_most_instances_loses_its_oldest() -> None:
 
 
 def test_a_name_that_terminates_is_waited_for_rather_than_the_balance_lost() -> None:
-    cloud = settled(desired_capacity=4, max_size=4)
-    cloud.drain = 1000
-    cloud.processes.pop("fw2")
-    cloud.group.set_desired_capacity(3, cloud.now)
+    cloud = settled(desired_capacity=8)
+    cloud.group.set_desired_capacity(5, cloud.now)
+    assert [action.instance for action in cloud.tick()] == ["fw1", "fw2", "fw3"]
+    cloud.sessions["fw2"] = 0
     cloud.tick()
-    assert cloud.sizes() == [2, 1]
-    cloud.group.set_desired_capacity(4, cloud.now)
-    cloud.until(lambda: cloud.at_rest())
-    assert cloud.sizes() == [2, 2]
+    cloud.tick()
+    cloud.group.set_desired_capacity(8, cloud.now)
+    assert cloud.tick() == [], "fw2 is free, but its zone is the larger one"
+    assert cloud.sizes() == [2, 3]
+    cloud.sessions["fw3"] = 0
+    cloud.until(lambda: cloud.sizes() == [3, 4])
+    assert [action for _, action in cloud.actions[-2:]] == [Action("launch", "fw3"), Action("launch", "fw2")]
+    cloud.until(cloud.at_rest)
+    assert len(cloud.in_service) == 8
 
 
 def test_zones_that_differ_by_two_are_balanced_by_launching_before_terminating() -> None:
@@ -524,6 +529,23 @@ def test_time_scale_divides_every_interval() -> None:
     plain = moments(1)
     assert len(plain) > 20
     assert moments(32) == plain
+
+
+def test_what_an_instance_said_before_it_was_taken_out_is_forgotten() -> None:
+    steps = [{"lower": 0, "adjustment": 1}]
+    policy = {"type": "step", "metric": METRIC, "statistic": "Maximum", "threshold": 900, "steps": steps}
+    policies = {"panic": {**policy, "comparison": "GreaterThanOrEqualToThreshold"}}
+
+    def desired(dies: bool) -> int:
+        cloud = settled(desired_capacity=2, scaling_policies=policies, default_instance_warmup=0)
+        cloud.until(lambda: cloud.now % 60 == 0)
+        calm = Observation(running=True, metrics={METRIC: 10})
+        cloud.group.tick(cloud.now, {"fw1": Observation(running=True, metrics={METRIC: 10_000}), "fw2": calm})
+        cloud.group.tick(cloud.now + 10, {"fw1": Observation(running=not dies, metrics={METRIC: 10_000}), "fw2": calm})
+        cloud.group.tick(cloud.now + 60, {"fw2": calm})
+        return cloud.group.desired
+
+    assert (desired(dies=False), desired(dies=True)) == (3, 2)
 
 
 def test_a_group_of_which_only_some_publish_does_not_scale_in_to_these() -> None:

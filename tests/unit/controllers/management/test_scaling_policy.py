@@ -25,13 +25,13 @@ def series(values: Sequence[float], instances: int, policy: ScalingPolicy) -> Se
 
 
 def tracking(target: float = 50, **attributes: object) -> TargetTracking:
-    return TargetTracking(type="target-tracking", metric="panSessionActive", target_value=target, **attributes)  # type: ignore[arg-type]
+    return TargetTracking(type="target-tracking", metric="panSessionActive", target_value=target, **attributes)
 
 
 def step(comparison: str, steps: Sequence[tuple[float | None, float | None, int]], **attributes: object) -> StepScaling:
     rows = tuple(Step(lower=lower, upper=upper, adjustment=adjustment) for lower, upper, adjustment in steps)
     values = {"threshold": 50, "adjustment_type": "PercentChangeInCapacity", **attributes}
-    return StepScaling(type="step", metric="panSessionActive", comparison=comparison, steps=rows, **values)  # type: ignore[arg-type]
+    return StepScaling(type="step", metric="panSessionActive", comparison=comparison, steps=rows, **values)
 
 
 #: The guide's example, "Step adjustments".
