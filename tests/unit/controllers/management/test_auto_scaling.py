@@ -532,7 +532,7 @@ def test_time_scale_divides_every_interval() -> None:
 
 
 def test_what_an_instance_said_before_it_was_taken_out_is_forgotten() -> None:
-    steps = [{"lower": 0, "adjustment": 1}]
+    steps = [{"lower": 0, "adjustment": 2}]
     policy = {"type": "step", "metric": METRIC, "statistic": "Maximum", "threshold": 900, "steps": steps}
     policies = {"panic": {**policy, "comparison": "GreaterThanOrEqualToThreshold"}}
 
@@ -545,7 +545,7 @@ def test_what_an_instance_said_before_it_was_taken_out_is_forgotten() -> None:
         cloud.group.tick(cloud.now + 60, {"fw2": calm})
         return cloud.group.desired
 
-    assert (desired(dies=False), desired(dies=True)) == (3, 2)
+    assert (desired(dies=False), desired(dies=True)) == (4, 2)
 
 
 def test_a_group_of_which_only_some_publish_does_not_scale_in_to_these() -> None:
