@@ -171,9 +171,11 @@ def mapping(values: st.SearchStrategy[object]) -> st.SearchStrategy[object]:
 routes = st.dictionaries(prefixes, names, max_size=3)
 table = st.fixed_dictionaries({}, optional={"subnets": some, "gateway": names, "routes": routes})
 instance = st.fixed_dictionaries({"subnet": names}, optional={"address": addresses, "public_address": addresses})
+accounts = st.sampled_from(["111111111111", "222222222222"])
 vpc = st.fixed_dictionaries(
     {"cidr": prefixes},
     optional={
+        "owner": accounts,
         "internet_gateway": names,
         "subnets": mapping(st.fixed_dictionaries({"cidr": prefixes, "az": st.sampled_from("ab")})),
         "route_tables": mapping(table),
@@ -190,12 +192,44 @@ tgw = st.fixed_dictionaries(
         "route_tables": mapping(tgw_table),
     },
 )
+bounds = st.none() | st.integers(-20, 20)
+step = st.fixed_dictionaries({"adjustment": st.integers(-3, 3)}, optional={"lower": bounds, "upper": bounds})
+metrics = names | st.just("panSessionActive")
+policy = st.one_of(
+    st.fixed_dictionaries({"type": st.just("target-tracking"), "metric": metrics, "target_value": st.integers(0, 5)}),
+    st.fixed_dictionaries(
+        {
+            "type": st.just("step"),
+            "metric": metrics,
+            "comparison": st.just("GreaterThanOrEqualToThreshold"),
+            "threshold": st.integers(0, 5),
+            "steps": st.lists(step, max_size=4),
+        }
+    ),
+)
+group = st.fixed_dictionaries(
+    {"subnets": some},
+    optional={
+        "min_size": st.integers(0, 3),
+        "max_size": st.integers(1, 3),
+        "desired_capacity": st.integers(0, 4),
+        "scaling_policies": mapping(policy),
+    },
+)
 gwlb = st.fixed_dictionaries(
     {"vpc": names, "subnets": some},
     optional={
         "appliances": mapping(instance.map(lambda item: {"subnet": item["subnet"]})),
         "target_group": st.fixed_dictionaries({"targets": some}),
-        "endpoint_service": st.fixed_dictionaries({"acceptance_required": st.booleans(), "accepted": some}),
+        "endpoint_service": st.fixed_dictionaries(
+            {
+                "acceptance_required": st.booleans(),
+                "accepted": some,
+                "rejected": some,
+                "allowed_principals": st.lists(accounts | st.just("*"), max_size=2),
+            }
+        ),
+        "auto_scaling_group": group,
         "load_balancing": st.fixed_dictionaries({"cross_zone": st.fixed_dictionaries({"enabled": st.booleans()})}),
     },
 )
