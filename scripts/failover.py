@@ -1,4 +1,4 @@
-"""Failover: a firewall breaks under load. Which flows it takes along, how long others suffer, what AWS's attributes change.
+"""Failover: a firewall breaks under load. Which flows it takes along, how long others suffer, what attributes change.
 
 By default a Gateway Load Balancer leaves a failed firewall's flows on it: they are lost, and only they. New flows are
 lost until the health checks have found out.

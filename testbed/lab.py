@@ -75,7 +75,7 @@ class Lab:
         self.time_scale = time_scale
         self.management_addresses = management_addresses(self.fabric.appliance_links)
         self._programs: dict[str, Program] = {}
-        self._known: tuple[bytes, ...] | None = None
+        self._known: list[bytes] | None = None
         self.network = nodes.new_network()
         self.hosts: dict[str, Host] = {}
         self.firewalls: dict[str, Firewall] = {}
@@ -349,18 +349,18 @@ class Lab:
         return self._desired()[1]
 
     def _desired(self) -> tuple[Topology, dict[str, Program]]:
-        """Return the topology and the programs of the files that the management writes, or of the model before."""
-        contents = tuple(file.read_bytes() if file.exists() else b"" for file in self._files())
+        """Return the topology and the programs of the lab's files, or of the model while there are none."""
+        contents = [file.read_bytes() if file.exists() else b"" for file in self._files()]
         if contents != self._known:
-            topology, state = contents
+            topology, state = contents or (b"", b"")
             self._topology = Topology.model_validate_json(topology) if topology else self._topology
             self._programs = compile_topology(self._topology, State.model_validate_json(state) if state else None)
             self._known = contents
         return self._topology, self._programs
 
-    def _files(self) -> Iterator[Path]:
-        if hasattr(self, "journal"):
-            yield from (self.directory / TOPOLOGY, self.directory / STATE)
+    def _files(self) -> list[Path]:
+        """Return the files of the model and of its targets' state; before the lab is built there are none."""
+        return [self.directory / TOPOLOGY, self.directory / STATE] if hasattr(self, "journal") else []
 
     def host(self, name: str) -> Host:
         """Return the node of that name. Raises KeyError where there is none."""

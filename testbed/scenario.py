@@ -77,6 +77,7 @@ def _load(path: Path) -> ModuleType:
     assert spec is not None  # it ends with .py
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
+    sys.modules.setdefault(spec.name, module)  # dataclasses look their module up
     try:
         spec.loader.exec_module(module)
     except Error:
