@@ -37,7 +37,7 @@ def words(error: OSError) -> str:
     """Return what went wrong, without asyncio's and aiohttp's addresses."""
     cause = getattr(error, "os_error", error)
     if isinstance(cause, ssl.SSLError) or cause.errno is None:
-        return f"no TLS: {getattr(cause, 'reason', None) or 'handshake failed'}"
+        return "TLS handshake failed"
     return os.strerror(cause.errno)
 
 

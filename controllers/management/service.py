@@ -214,10 +214,10 @@ class Service:
         for target in targets:
             change(group, target, self.clock())
         if group.registered != before:
-            self._configure(with_targets(self.topology, gwlb, group.registered))
             for target in dict.fromkeys(targets):
                 if (target in before) != (target in group.registered):
                     self.events.record("registration", target, f"{gwlb}: {what}")
+            self._configure(with_targets(self.topology, gwlb, group.registered))
 
     def _decide(self, endpoint: str, decision: str) -> None:
         services = {name: one.service for vpc in self.topology.vpcs.values() for name, one in vpc.endpoints.items()}
