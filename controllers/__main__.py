@@ -32,16 +32,17 @@ import sys
 from pathlib import Path
 
 from controllers.app import Controller
-from controllers.desired import Files
+from controllers.desired import Desired, Files
 from controllers.ryu import start, stop, wait_readable
 from controllers.state import StateError
+from controllers.zones import ZoneError, set_zone_timeouts
 from topologies.loader import TopologyError
 
 #: How often the files are looked at, in seconds.
 WATCH_INTERVAL = 0.5
 
 
-def reload(application: Controller, files: Files) -> bool:
+def reload(application: Controller, files: Files, datapath: str | None) -> bool:
     """Let the switches become what the files want; return whether something new was taken."""
     try:
         desired = files.take()
@@ -49,8 +50,18 @@ def reload(application: Controller, files: Files) -> bool:
         application.reject(error)
         return True
     new = desired is not application.desired
+    if desired.timeouts != application.desired.timeouts:
+        set_timeouts(desired, datapath)
     application.want(desired)
     return new
+
+
+def set_timeouts(desired: Desired, datapath: str | None) -> None:
+    if datapath:
+        try:
+            set_zone_timeouts(datapath, desired.timeouts)
+        except (OSError, ZoneError) as error:
+            logging.getLogger("bumpwire.controller").error("conntrack's time-outs: %s", error)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -59,6 +70,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--topology", required=True, help="YAML file, or the name of a packaged topology")
     parser.add_argument("--state", type=Path, help="JSON file of the state of load balancers' targets")
     parser.add_argument("--time-scale", type=float, default=1.0, help="divides idle time-outs")
+    parser.add_argument("--datapath", help="system or netdev: set conntrack's idle time-outs there as well")
     parser.add_argument("--port", type=int, default=0, help="to listen on, on loopback; 0 is any free one")
     parser.add_argument("--status", type=Path, required=True, help="JSON file that says what is installed")
     options = parser.parse_args(arguments)
@@ -86,13 +98,14 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"cannot listen on 127.0.0.1:{options.port}: {error.strerror or error}", file=sys.stderr)
         return 3
 
+    set_timeouts(desired, options.datapath)  # they may have changed while no controller ran
     while True:
         signals = set(wake.recv(64)) if wait_readable(wake, WATCH_INTERVAL) else set()
         if signals & {signal.SIGTERM, signal.SIGINT}:
             stop()
             return 0
         asked = signal.SIGHUP in signals
-        if (asked or files.touched()) and not reload(application, files) and asked:
+        if (asked or files.touched()) and not reload(application, files, options.datapath) and asked:
             application.check()
 
 

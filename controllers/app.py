@@ -209,7 +209,7 @@ class Controller(Application):  # type: ignore[misc]
                 LOG.warning("%s is read again, it is not what it was: %s", name, error)
                 known = None
         if known is None:
-            self._change(name, connection.switch, state, connection.switch.read(), program)
+            self._change(name, connection.switch, state, connection.switch.read(program.learned), program)
         connection.known = program
         state.installed = digest
         state.in_sync = digest == state.desired
@@ -223,7 +223,7 @@ class Controller(Application):  # type: ignore[misc]
         state.changed = time.time()
         state.changes += len(changes)
         LOG.info("%s: %d changes", name, len(changes))
-        left = difference(switch.read(), program)
+        left = difference(switch.read(program.learned), program)
         if left:
             raise SwitchError(f"the switch holds not what it was sent; first: {left[0]}")
 

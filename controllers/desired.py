@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from pydantic import ValidationError
 
 from controllers.compiler import compile_element
+from controllers.conntrack import zone_timeouts
 from controllers.flows import Program
 from controllers.state import State, StateError
 from topologies.defaults import fill
@@ -25,7 +26,9 @@ from topologies.validation import validate
 
 @dataclass(frozen=True)
 class Desired:
-    """Elements' names by datapath id, and programs by name. A program that stays the same is the same object.
+    """Elements' names by datapath id, programs by name, and conntrack's time-outs by zone.
+
+    A program that stays the same is the same object.
 
     ``generation`` counts from 1 how often files were taken. The digests are those of the files' bytes
     (:func:`file_digest`); that of the state is None where there is no such file.
@@ -33,6 +36,7 @@ class Desired:
 
     names: Mapping[int, str]
     programs: Mapping[str, Program]
+    timeouts: Mapping[int, Mapping[str, int]] = field(default_factory=dict)
     generation: int = 0
     topology_digest: str | None = None
     state_digest: str | None = None
@@ -78,8 +82,9 @@ class Files:
                     programs[name] = program
         names = {element.dpid: name for name, element in fabric.elements.items()}
         programs = {name: programs[name] for name in fabric.elements}
+        timeouts = zone_timeouts(topology, self.time_scale)
         self._model = topology
-        self._desired = Desired(names, programs, before.generation + 1, digest, state_digest)
+        self._desired = Desired(names, programs, timeouts, before.generation + 1, digest, state_digest)
         return self._desired
 
 

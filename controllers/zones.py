@@ -10,17 +10,26 @@ class ZoneError(Exception):
     """Open vSwitch refused the time-outs; one line, its own words."""
 
 
-def set_zone_timeouts(datapath: str, timeouts: Mapping[int, Mapping[str, int]]) -> None:
+def set_zone_timeouts(datapath: str, timeouts: Mapping[int, Mapping[str, int]]) -> bool:
     """Give each zone of *datapath* (``system`` or ``netdev``) its time-outs: seconds by Open vSwitch's names.
 
-    In one transaction, in place of those that the zones had. Raises ZoneError.
+    In one transaction, in place of those that the zones had. Returns False, having changed nothing, while Open vSwitch
+    has no record of the datapath. Raises ZoneError.
     """
+    if datapath not in vsctl("get", "open_vswitch", ".", "datapaths"):
+        return False
     words: list[str] = []
     for zone, policy in timeouts.items():
         words += ["--", "--if-exists", "del-zone-tp", datapath, f"zone={zone}"]
         words += ["--", "add-zone-tp", datapath, f"zone={zone}"]
         words += [f"{name}={seconds}" for name, seconds in policy.items()]
     if words:
-        answer = subprocess.run(["ovs-vsctl", "--timeout=20", *words], capture_output=True, text=True, check=False)
-        if answer.returncode:
-            raise ZoneError(f"ovs-vsctl: {answer.stderr.strip().splitlines()[-1]}")
+        vsctl(*words)
+    return True
+
+
+def vsctl(*words: str) -> str:
+    answer = subprocess.run(["ovs-vsctl", "--timeout=20", *words], capture_output=True, text=True, check=False)
+    if answer.returncode:
+        raise ZoneError(f"ovs-vsctl: {answer.stderr.strip().splitlines()[-1]}")
+    return answer.stdout

@@ -7,6 +7,12 @@ import threading
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
+
+class Server(ThreadingHTTPServer):
+    daemon_threads = True
+    request_queue_size = 128  # a kernel goes on accepting for a process that hangs, as a firewall's does
+
+
 #: Status, content type and text of the answer for a path.
 Answer = Callable[[str], tuple[int, str, str]]
 
@@ -37,9 +43,8 @@ class HttpPort:
             def log_message(self, format: str, *arguments: object) -> None:
                 """Probes come every few seconds: they are not logged."""
 
-        self._server = ThreadingHTTPServer((address, port), Handler)
+        self._server = Server((address, port), Handler)
         self.port = self._server.server_port
-        self._server.daemon_threads = True
         self._thread = threading.Thread(target=self._server.serve_forever, name=name, daemon=True)
         self._thread.start()
 

@@ -10,10 +10,12 @@ from testbed.service import STATE, TOPOLOGY, Service
 class ControllerProcess(Service):
     """``python -m controllers``, see :mod:`controllers.__main__` for what its status says."""
 
-    def __init__(self, directory: Path, time_scale: float = 1.0) -> None:
+    def __init__(self, directory: Path, datapath: str, time_scale: float = 1.0) -> None:
         self._port = 0
         files = ["--topology", str(directory / TOPOLOGY), "--state", str(directory / STATE)]
-        super().__init__("controller", "controllers", [*files, "--time-scale", str(time_scale)], directory)
+        super().__init__(
+            "controller", "controllers", [*files, "--datapath", datapath, "--time-scale", str(time_scale)], directory
+        )
 
     def arguments(self) -> list[str]:
         """After an earlier process, the same port."""

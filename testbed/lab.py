@@ -126,7 +126,7 @@ class Lab:
     def _build(self) -> None:
         """Build the lab; what takes long is started first and waited for last."""
         (self.directory / TOPOLOGY).write_text(self._topology.model_dump_json(indent=1))
-        self.controller = ControllerProcess(self.directory, self.time_scale)
+        self.controller = ControllerProcess(self.directory, self.journal.datapath, self.time_scale)
         self._build_nodes()
         self._build_links()
         nodes.configure(list(self._commands()))
