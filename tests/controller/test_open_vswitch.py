@@ -54,6 +54,10 @@ def run(*command: str) -> str:
     return subprocess.run(command, check=True, capture_output=True, text=True, timeout=30).stdout
 
 
+def succeeds(*command: str) -> bool:
+    return subprocess.run(command, check=False, capture_output=True, timeout=30).returncode == 0
+
+
 def wait_for(condition: Callable[[], Any], what: str, seconds: float = 20) -> Any:
     deadline = time.monotonic() + seconds
     while not (found := condition()):
@@ -179,7 +183,7 @@ def open_vswitch(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
             pidfile = directory / f"{command[0]}.pid"
             wait_for(pidfile.exists, str(pidfile))
             if command[0] == "ovsdb-server":
-                run("ovs-vsctl", "--no-wait", "init")
+                wait_for(lambda: succeeds("ovs-vsctl", "--no-wait", "init"), "the database to answer")
         yield
 
 

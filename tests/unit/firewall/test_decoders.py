@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ssl as tls
-import time
 
 import pytest
 from hypothesis import given
@@ -267,14 +266,10 @@ def test_hostile_datagrams_never_raise(datagram: bytes) -> None:
         b"a" * 4096,
     ],
 )
-def test_hostile_prefixes_cost_little(client: bytes) -> None:
-    """4 KiB made to be expensive take all decoders together less than a millisecond."""
-    server = b"220 " + b"\n" * 4092
-    best = float("inf")
-    for _ in range(5):
-        began = time.process_time()
-        for decode in STREAM_DECODERS:
-            decode(client, b"")
-            decode(client, server)
-        best = min(best, time.process_time() - began)
-    assert best < 1e-3
+def test_hostile_prefixes_end(client: bytes) -> None:
+    """What is made to be expensive grows with its length only: with its square, 256 times as much would not end."""
+    server = b"220 " + b"\n" * 4092 * 256
+    for decode in STREAM_DECODERS:
+        for prefix in (client, client * 256):
+            decode(prefix, b"")
+            decode(prefix, server)
