@@ -30,6 +30,7 @@ from controllers.management.namespace import Namespace, NamespaceError
 from controllers.management.scaling import Scaling
 from controllers.management.service import Service, replace
 from controllers.management.telemetry import Telemetry
+from controllers.management.timeout import until
 from controllers.state import StateError
 from topologies.loader import TopologyError
 
@@ -87,8 +88,7 @@ async def drain(service: Service) -> None:
     while True:
         changed.clear()
         end = service.tick()
-        with contextlib.suppress(asyncio.TimeoutError):
-            await asyncio.wait_for(changed.wait(), None if end is None else max(0.0, end - service.clock()))
+        await until(changed, None if end is None else max(0.0, end - service.clock()))
 
 
 async def serve(service: Service, scaling: Scaling, telemetry: Telemetry, listening: socket.socket) -> None:

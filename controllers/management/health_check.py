@@ -11,7 +11,6 @@ verified, and targets that speak TLS 1.3 only fail.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import importlib
 import os
 import socket
@@ -21,6 +20,7 @@ from typing import Any
 
 from controllers.management.namespace import Namespace, NamespaceError
 from controllers.management.service import Service
+from controllers.management.timeout import until, within
 from topologies.fabric import node_addresses
 from topologies.model import HealthCheck
 
@@ -56,7 +56,7 @@ class Node:
         """
         probe = self._connect(target, check.port) if check.protocol == "TCP" else self._request(target, check)
         try:
-            return await asyncio.wait_for(probe, timeout)
+            return await within(timeout, probe)
         except asyncio.TimeoutError:
             return "timed out"
         except OSError as error:
@@ -155,8 +155,7 @@ class HealthChecks:
             group, changed = self._service.groups[gwlb], self._changed
             delay = group.targets[target].watches[az].due - self._service.clock()
             if delay > 0:
-                with contextlib.suppress(asyncio.TimeoutError):
-                    await asyncio.wait_for(changed.wait(), delay)
+                await until(changed, delay)
                 continue
             started = self._service.clock()
             address = str(self._service.topology.gateway_load_balancers[gwlb].appliances[target].address)

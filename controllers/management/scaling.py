@@ -7,7 +7,6 @@ healthy, and what they measure; its actions become processes and registrations.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -17,6 +16,7 @@ from controllers.management.configuration import Configuration
 from controllers.management.instances import InstanceError, Instances
 from controllers.management.service import Service, pick
 from controllers.management.telemetry import SESSIONS, Sample, Telemetry
+from controllers.management.timeout import until
 from controllers.state import TargetHealth, TargetState
 from topologies.defaults import initial_instances, scaling_group_name, scaling_instances
 from topologies.fabric import zone_of
@@ -118,8 +118,7 @@ class Scaling:
             for group in self._groups.values():
                 self._tick(group, samples)
             self._publish()
-            with contextlib.suppress(asyncio.TimeoutError):
-                await asyncio.wait_for(self._look.wait(), PERIOD if self._groups else None)
+            await until(self._look, PERIOD if self._groups else None)
 
     async def close(self) -> None:
         """End the instances' processes."""

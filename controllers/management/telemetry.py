@@ -17,6 +17,7 @@ from typing import Any
 
 from controllers.management.configuration import ApplianceConfiguration
 from controllers.management.namespace import Namespace
+from controllers.management.timeout import within
 
 #: How long a firewall may take to answer, in seconds.
 TIMEOUT = 1.0
@@ -67,7 +68,7 @@ class Telemetry:
         appliance = self._appliances[name]
         url = f"http://{appliance.management_address}:{appliance.management_port}/cloudwatch"
         try:
-            return await asyncio.wait_for(self._request(url), TIMEOUT)
+            return await within(TIMEOUT, self._request(url))
         except Exception:  # whatever an answer makes the libraries raise: it is none
             return None
 
