@@ -13,18 +13,20 @@ class ZoneError(Exception):
 def set_zone_timeouts(datapath: str, timeouts: Mapping[int, Mapping[str, int]]) -> bool:
     """Give each zone of *datapath* (``system`` or ``netdev``) its time-outs: seconds by Open vSwitch's names.
 
-    In one transaction, in place of those that the zones had. Returns False, having changed nothing, while Open vSwitch
-    has no record of the datapath. Raises ZoneError.
+    In place of those that the zones had. Returns False, having changed nothing, while Open vSwitch has no record of the
+    datapath. Raises ZoneError.
     """
     if datapath not in vsctl("get", "open_vswitch", ".", "datapaths"):
         return False
-    words: list[str] = []
+    remove: list[str] = []
+    add: list[str] = []
     for zone, policy in timeouts.items():
-        words += ["--", "--if-exists", "del-zone-tp", datapath, f"zone={zone}"]
-        words += ["--", "add-zone-tp", datapath, f"zone={zone}"]
-        words += [f"{name}={seconds}" for name, seconds in policy.items()]
-    if words:
-        vsctl(*words)
+        remove += ["--", "--if-exists", "del-zone-tp", datapath, f"zone={zone}"]
+        add += ["--", "add-zone-tp", datapath, f"zone={zone}"]
+        add += [f"{name}={seconds}" for name, seconds in policy.items()]
+    if timeouts:
+        vsctl(*remove)  # ovs-vsctl does not see within one transaction that a zone is free again
+        vsctl(*add)
     return True
 
 

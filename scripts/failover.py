@@ -88,13 +88,12 @@ def tell(run: Run, lab: Lab, case: Case, count: int) -> None:
             broken = time.monotonic()
             case.break_(lab, victim)
             if case.detected:
-                lab.wait(lambda: lab.target_states(victim) == {"unhealthy"}, f"{victim} to be unhealthy")
-                lab.wait(lab.settled, "the switches to follow")
+                lab.wait_target(victim, "unhealthy")
             known = time.monotonic()
             traffic.wait(lambda status: status.time > known + patience + 2, "the flows' fate")
             states = lab.target_states(victim)
         case.mend(lab, victim)
-        lab.wait(lambda: lab.target_states(victim) == {"healthy"}, f"{victim} to be healthy again")
+        lab.wait_target(victim, "healthy")
 
     what = Event(broken, Kind.FAILURE, f"{victim}: {case.name}")
     line = run.timeline(f"{victim}: {case.name}", traffic, what)

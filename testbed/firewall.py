@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from firewall_vnf.control import Control
+from firewall_vnf.session import Timers
 from testbed.errors import RequestError
 from testbed.nodes import Host
 from testbed.service import last_line
@@ -22,12 +23,13 @@ GRACE = 5.0
 
 
 def firewall_configuration(
-    topology: Topology, name: str, directory: Path, management: IPv4Address, store: str | None = None
+    topology: Topology, name: str, directory: Path, management: IPv4Address, time_scale: float, store: str | None = None
 ) -> dict[str, Any]:
     """Return the configuration of firewall *name*, in the form of :mod:`firewall_vnf.config`.
 
-    *management* is its address on the management network, *store* where firewalls share their sessions. Raises
-    RequestError when the topology does not say which policy its firewalls run.
+    *management* is its address on the management network, *store* where firewalls share their sessions. An established
+    session's idle time-out is scaled as the load balancer's is; what protects a handshake is not. Raises RequestError
+    when the topology does not say which policy its firewalls run.
     """
     gwlb = next(gwlb for gwlb in topology.gateway_load_balancers.values() if name in gwlb.appliances)
     firewalls = topology.firewalls
@@ -43,6 +45,7 @@ def firewall_configuration(
         "log_directory": str(directory / name),
         "control": str(directory / f"{name}.sock"),
         "health_port": gwlb.target_group.health_check.port,
+        "timers": {"tcp": max(1, round(Timers().tcp / time_scale))},
         "management_address": str(management),
         **({"session_store": store} if store else {}),
     }

@@ -42,7 +42,7 @@ from testbed.nodes import Host
 from testbed.service import STATE, TOPOLOGY, Service
 from testbed.teardown import take_down
 from topologies.defaults import scaling_instances
-from topologies.fabric import Fabric, PortKind, build_fabric, mac_address, node_addresses
+from topologies.fabric import Fabric, PortKind, build_fabric, mac_address, node_addresses, zone_of
 from topologies.model import Topology
 
 #: Seconds that the parts of a lab are given to come up before the lab gives up; emulated machines are slow.
@@ -310,7 +310,9 @@ class Lab:
         store = management.STORE if self.topology.firewalls and self.topology.firewalls.session_sharing else None
         address = self.management_addresses[name]
         file.write_text(
-            json.dumps(firewall_configuration(self.topology, name, self.directory, address, store), indent=1)
+            json.dumps(
+                firewall_configuration(self.topology, name, self.directory, address, self.time_scale, store), indent=1
+            )
         )
         return [sys.executable, "-m", "firewall_vnf", "--config", str(file)]
 
@@ -400,12 +402,22 @@ class Lab:
         finally:
             self.manage(lambda service: service.set_attributes(resource, {name: before[name] for name in values}))
 
+    def zone(self, appliance: str) -> str:
+        """Return the AZ of *appliance*."""
+        gwlb = next(gwlb for gwlb in self.topology.gateway_load_balancers.values() if appliance in gwlb.appliances)
+        return zone_of(self.topology.vpcs[gwlb.vpc], gwlb.appliances[appliance].subnet)
+
     def target_states(self, target: str) -> set[str]:
         """Return the states of *target*, ``healthy`` and so on, as the zones see it; nothing where it is no target."""
         assert self.management is not None, "targets have states where they are managed"
         service = self.management.client
         found = (entry for gwlb in self.topology.gateway_load_balancers for entry in service.health(gwlb))
         return {entry["state"] for entry in found if entry["target"] == target}
+
+    def wait_target(self, target: str, state: str) -> None:
+        """Wait until every zone sees *target* in that state (``unhealthy``, …), and all switches have followed."""
+        self.wait(lambda: self.target_states(target) == {state}, f"{target} to be {state}")
+        self.wait(self.settled, "the switches to follow")
 
     def detection_time(self, gwlb: str) -> float:
         """Return the seconds in which a load balancer's health checks find a failure, as configured and scaled."""
