@@ -45,6 +45,24 @@ def test_scenario(name: str, settings: list[str], tmp_path: Path) -> None:
         assert list(directory.glob("*iperf3*client.json"))
 
 
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [
+        ("failover", ["flows=16"]),
+        ("drain", ["flows=16"]),
+        ("zones", ["flows=16"]),
+        ("idle-timeout", []),
+    ],
+)
+def test_scenario_of_the_managed_service(name: str, settings: list[str], tmp_path: Path) -> None:
+    passed, result = run(find(name), tmp_path, *settings)
+    assert passed, [check for check in result["checks"] if not check["passed"]]
+    assert result["manifest"]["time_scale"] > 1
+    (directory,) = tmp_path.iterdir()
+    report = (directory / "report.html").read_text()
+    assert ("long flows alive" in report) == (name != "idle-timeout")
+
+
 def test_a_firewall_that_is_killed_is_reported(tmp_path: Path) -> None:
     def story(run: Run) -> None:
         with run.lab("gwlb") as lab:
