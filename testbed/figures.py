@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
+from textwrap import shorten
 from typing import TYPE_CHECKING
 
 from testbed.results import Measurement, Series
@@ -88,7 +89,7 @@ EVENT_COLOURS = {Kind.FAILURE: "#c0392b", Kind.DETECTION: "#c77414", Kind.CHANGE
 BAR_COLOURS = ("#9fd3b4", "#c0392b")
 #: Inches: a timeline's panels and what is around them, and a row of its events' labels.
 PANEL, BETWEEN, LEFT, RIGHT, BOTTOM, LANE = 1.15, 0.42, 0.75, 0.15, 0.5, 0.24
-LABEL_SIZE = 11.0  # points
+LABEL_SIZE, LABEL_LENGTH = 11.0, 50  # points, characters
 #: Behind words that a line may cross.
 PAPER = {"facecolor": "white", "edgecolor": "none", "pad": 1.5}
 
@@ -101,6 +102,7 @@ def timeline(timeline: Timeline) -> str:
     panels = timeline.panels()
     length = timeline.end - timeline.start
     events = [event for event in timeline.events if timeline.start <= event.time <= timeline.end]
+    words = [shorten(event.text, LABEL_LENGTH, placeholder=" …") for event in events]
     times = [event.time - timeline.start for event in events]
     places = [time / length * (WIDTH - LEFT - RIGHT) for time in times]
     lanes = label_lanes(
@@ -121,11 +123,11 @@ def timeline(timeline: Timeline) -> str:
             axes.tick_params(labelbottom=False)
         else:
             axes.set_xlabel("time, s", fontsize=LABEL_SIZE, color=INK)
-    for event, place, (lane, start) in zip(events, places, lanes, strict=True):
+    for event, text, place, (lane, start) in zip(events, words, places, lanes, strict=True):
         colour = EVENT_COLOURS[event.kind]
         y = 1 - (top - BETWEEN - LANE * (lane + 0.5)) / height
         _line(figure, (LEFT + place) / WIDTH, (BOTTOM / height, y), colour)
-        label = figure.text((LEFT + start) / WIDTH, y, event.text, color=colour, fontsize=LABEL_SIZE, va="center")
+        label = figure.text((LEFT + start) / WIDTH, y, text, color=colour, fontsize=LABEL_SIZE, va="center")
         label.set(weight="bold", bbox=PAPER)
     return _svg(figure)
 

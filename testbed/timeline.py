@@ -217,6 +217,8 @@ def _thinned(samples: Iterable[Status], apart: float) -> Iterator[Status]:
 
 #: The text of a health event: ``gwlb in a: healthy → unhealthy (Target.FailedHealthChecks)``.
 HEALTH = re.compile(r"(?P<gwlb>\S+) in (?P<az>\S+): (?:\S+ → )?(?P<state>\w+)")
+#: How the text of an auto scaling group's event ends when its size shall be another.
+CAPACITY = re.compile(r"desired capacity from (\d+) to (\d+)")
 
 
 def health_changes(events: Iterable[Mapping[str, Any]]) -> Iterator[tuple[float, str, str, str]]:
@@ -230,7 +232,8 @@ def service_events(events: Iterable[Mapping[str, Any]], offset: float) -> tuple[
     """Return the management's *events* for a timeline.
 
     *offset* is the wall clock less the monotonic clock (``time.time() - time.monotonic()``). Of the health, only that a
-    target is healthy or unhealthy now is told, and once when several zones find it out.
+    target is healthy or unhealthy now is told, and once when several zones find it out; of an instance's life, not that
+    it waits for a lifecycle hook or goes on.
     """
     events = tuple(events)
     found: list[Event] = []
@@ -240,8 +243,8 @@ def service_events(events: Iterable[Mapping[str, Any]], offset: float) -> tuple[
             found.append(Event(time - offset, Kind.DETECTION, f"{target} {state}"))
         known[target] = state
     for event in events:
-        if event["kind"] not in ("health", "service"):
-            found.append(Event(event["time"] - offset, Kind.CHANGE, f"{event['resource']} {_few_words(event)}"))
+        if event["kind"] not in ("health", "service") and (words := _few_words(event)):
+            found.append(Event(event["time"] - offset, Kind.CHANGE, f"{event['resource']} {words}"))
     return tuple(sorted(found, key=lambda event: event.time))
 
 
@@ -252,6 +255,12 @@ def _few_words(event: Mapping[str, Any]) -> str:
         return text.rpartition(": ")[2]
     if event["kind"] == "attribute":  # tcp.idle_timeout.seconds: 350 → 60
         return re.sub(": .* → ", " = ", text)
+    if event["kind"] == "scaling":
+        state, _, _ = text.partition(": ")  # Pending: At … an instance was started in response to …
+        if re.fullmatch(r"\w+(:\w+)?", state):
+            return "" if ":" in state else state  # Pending:Wait
+        if match := CAPACITY.search(text):
+            return f"capacity {match[1]} → {match[2]}"
     return text
 
 

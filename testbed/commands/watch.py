@@ -34,9 +34,9 @@ def command(
     if once:
         time.sleep(interval)  # rates are between two readings
         snapshot = watch.read()
-        console.print(render(snapshot))
         if snapshot.problem:
             raise MachineError(snapshot.problem)
+        console.print(render(snapshot))
         return
     if not console.is_terminal:
         raise RequestError("watch needs a terminal; bumpwire watch --once prints one frame")

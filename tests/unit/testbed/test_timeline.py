@@ -168,6 +168,10 @@ SERVICE = (
     service_event(12, "health", "fw1", "gwlb in a: unhealthy → draining (Target.DeregistrationInProgress)"),
     service_event(13, "attribute", "gwlb", "tcp.idle_timeout.seconds: 350 → 60"),
     service_event(14, "endpoint", "gwlbe1", "gwlb: accepted"),
+    service_event(15, "scaling", "gwlb-asg", "At 12:00 a user request changing the desired capacity from 2 to 3."),
+    service_event(16, "scaling", "fw3", "Pending: At 12:00 … changing the desired capacity from 2 to 3. At …"),
+    service_event(17, "scaling", "fw3", "Pending:Wait"),
+    service_event(18, "scaling", "fw3", "InService"),
 )
 
 
@@ -181,6 +185,9 @@ def test_what_of_the_services_events_is_told() -> None:
         (12, "change", "fw1 deregistered"),
         (13, "change", "gwlb tcp.idle_timeout.seconds = 60"),
         (14, "change", "gwlbe1 gwlb: accepted"),
+        (15, "change", "gwlb-asg capacity 2 → 3"),
+        (16, "change", "fw3 Pending"),
+        (18, "change", "fw3 InService"),
     ]
 
 
@@ -203,6 +210,12 @@ def test_the_figure_shows_panels_and_events() -> None:
     for word in ("fw1 killed", "fw1 unhealthy", "healthy firewalls", "new connections", "failed", "kbit/s", "time, s"):
         assert f">{word}<" in text
     assert "long before" not in text
+
+
+def test_a_label_of_many_words_is_cut() -> None:
+    event = Event(KILLED, Kind.CHANGE, "word " * 40)
+    text = figures.timeline(Timeline((REPORT,), (event,)))
+    assert f">{'word ' * 9}…<" in text
 
 
 def test_labels_that_have_room_share_a_row() -> None:
