@@ -30,7 +30,7 @@ from controllers.compiler import compile_topology
 from controllers.conntrack import zone_timeouts
 from controllers.desired import file_digest
 from controllers.flows import Program
-from controllers.management.client import Management, ManagementError
+from controllers.management.client import Management
 from controllers.state import State
 from testbed import bridges, doctor, geneve_endpoint, management, nodes, openvswitch
 from testbed.controller import ControllerProcess
@@ -39,6 +39,7 @@ from testbed.firewall import Appliance, Firewall, ScaledFirewall, firewall_confi
 from testbed.journal import Journal, lock, new_journal, read_journal
 from testbed.management import ManagementProcess, management_addresses
 from testbed.nodes import Host
+from testbed.running import refusals
 from testbed.service import STATE, TOPOLOGY, Service
 from testbed.teardown import take_down
 from topologies.defaults import scaling_instances
@@ -381,14 +382,12 @@ class Lab:
     def manage(self, change: Callable[[Management], T]) -> T:
         """Call *change* with a client of the management's API; return its result when all switches have followed.
 
-        Raises RequestError for what the service refuses, and where nothing is managed.
+        Raises RequestError for what the service refuses and where nothing is managed, MachineError when it is silent.
         """
         if self.management is None:
             raise RequestError("nothing is managed in a lab whose appliances are no firewalls")
-        try:
+        with refusals():
             result = change(self.management.client)
-        except ManagementError as error:
-            raise RequestError(str(error)) from None
         self.wait(self.settled, "the switches to follow a change")
         return result
 

@@ -250,8 +250,10 @@ class Run:
 
         *settings* are those of :class:`testbed.probes.flows.Settings`. The report is there at the end of the block.
         """
+        assert self._lab is not None, "flows() belongs inside run.lab()"
         address, chosen = self.address(client, server), Settings(**settings)
-        with keep(client, server, address, settings=chosen) as traffic:
+        status = self._lab.directory / f"{client.name}-{server.name}.traffic.json"  # for `bumpwire watch`
+        with keep(client, server, address, settings=chosen, status=status) as traffic:
             with self.narrator.step(f"{chosen.tcp + chosen.udp} flows {client.name} → {server.name}"):
                 traffic.wait_established()
             yield traffic

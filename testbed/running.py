@@ -36,10 +36,12 @@ def management() -> Management:
 
 @contextmanager
 def refusals() -> Iterator[None]:
-    """Let what the service refuses be a wrong request: one line, exit 2."""
-    from controllers.management.client import ManagementError
+    """Let what the service refuses be a wrong request (one line, exit 2), and its silence the machine's fault (3)."""
+    from controllers.management.client import ManagementError, NoAnswerError
 
     try:
         yield
+    except NoAnswerError as error:
+        raise MachineError(str(error)) from None
     except ManagementError as error:
         raise RequestError(str(error)) from None

@@ -18,6 +18,10 @@ class ManagementError(Exception):
     """The service refuses, or it does not answer: one line."""
 
 
+class NoAnswerError(ManagementError):
+    """It does not answer: it has ended, or hangs."""
+
+
 class Management:
     """The managed service whose API listens on *port* of loopback. Every method raises ManagementError.
 
@@ -110,7 +114,7 @@ class Management:
         except (OSError, HTTPException) as error:
             cause = getattr(error, "reason", error)
             why = getattr(cause, "strerror", None) or str(cause) or type(cause).__name__
-            raise ManagementError(f"the management process at {self._url} does not answer: {why}") from None
+            raise NoAnswerError(f"the management process at {self._url} does not answer: {why}") from None
         return content
 
 
