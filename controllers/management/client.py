@@ -25,11 +25,11 @@ class NoAnswerError(ManagementError):
 class Management:
     """The managed service whose API listens on *port* of loopback. Every method raises ManagementError.
 
-    *timeout* is how long an answer may take, in seconds.
+    *timeout* is how long an answer may take, in seconds. ``url`` is the API's, without a slash at the end.
     """
 
     def __init__(self, port: int, timeout: float = 10.0) -> None:
-        self._url = f"http://127.0.0.1:{port}"
+        self.url = f"http://127.0.0.1:{port}"
         self._timeout = timeout
         self._open = build_opener(ProxyHandler({})).open  # loopback is never behind a proxy
 
@@ -105,7 +105,7 @@ class Management:
 
     def _request(self, method: str, place: str, body: object = None) -> bytes:
         data = None if body is None else json.dumps(body).encode()
-        request = Request(self._url + place, data, {"Content-Type": "application/json"}, method=method)
+        request = Request(self.url + place, data, {"Content-Type": "application/json"}, method=method)
         try:
             with self._open(request, timeout=self._timeout) as answer:
                 content: bytes = answer.read()
@@ -114,7 +114,7 @@ class Management:
         except (OSError, HTTPException) as error:
             cause = getattr(error, "reason", error)
             why = getattr(cause, "strerror", None) or str(cause) or type(cause).__name__
-            raise NoAnswerError(f"the management process at {self._url} does not answer: {why}") from None
+            raise NoAnswerError(f"the management process at {self.url} does not answer: {why}") from None
         return content
 
 
