@@ -357,7 +357,8 @@ class Lab:
         if contents != self._known:
             topology, state = contents or (b"", b"")
             self._topology = Topology.model_validate_json(topology) if topology else self._topology
-            self._programs = compile_topology(self._topology, State.model_validate_json(state) if state else None)
+            found = State.model_validate_json(state) if state else None
+            self._programs = compile_topology(self._topology, found, self.time_scale)
             self._known = contents
         return self._topology, self._programs
 
