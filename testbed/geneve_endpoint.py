@@ -242,6 +242,10 @@ class GeneveEndpoint:
             result[INDEX.unpack(index)[0]] = TargetTraffic(*map(sum, zip(*each_cpu, strict=True)))
         return dict(sorted(result.items()))
 
+    def entries(self) -> dict[str, int]:
+        """Return how many entries each map holds; an array always holds all."""
+        return {name: sum(1 for _ in each) for name, each in self._maps.items()}
+
     def close(self) -> None:
         """Let go of program and maps; what is attached stays."""
         os.close(self._program)
