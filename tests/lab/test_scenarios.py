@@ -63,6 +63,18 @@ def test_scenario_of_the_managed_service(name: str, settings: list[str], tmp_pat
     assert ("long flows alive" in report) == (name != "idle-timeout")
 
 
+def test_a_soak_can_be_replayed(tmp_path: Path) -> None:
+    passed, result = run(find("soak"), tmp_path / "first", "seed=7", "minutes=0.3", "flows=16")
+    assert passed, [check for check in result["checks"] if not check["passed"]]
+    (directory,) = (tmp_path / "first").iterdir()
+    assert "long flows alive" in (directory / "report.html").read_text()
+    schedule = directory / "faults.jsonl"
+    passed, again = run(find("soak"), tmp_path / "second", f"replay={schedule}", "flows=16")
+    assert passed, [check for check in again["checks"] if not check["passed"]]
+    (other,) = (tmp_path / "second").iterdir()
+    assert (other / "faults.jsonl").read_text() == schedule.read_text()
+
+
 def test_a_firewall_that_is_killed_is_reported(tmp_path: Path) -> None:
     def story(run: Run) -> None:
         with run.lab("gwlb") as lab:
