@@ -11,7 +11,8 @@ the idle time-outs that switches keep themselves.
 
 The status file is replaced atomically whenever something changes::
 
-    {"pid", "port", "library", "topology", "topology_error": str | null, "state_error": str | null,
+    {"pid", "started": clock ticks since the boot, "port", "library",
+     "topology", "topology_error": str | null, "state_error": str | null,
      "generation": how often files were taken, "topology_digest": of the file's bytes, "state_digest": the same | null,
      "unknown_switches": int,
      "switches": {ELEMENT: {"dpid": int, "connected": bool, "in_sync": bool,

@@ -20,6 +20,7 @@ from typing import Any
 from controllers.desired import Desired
 from controllers.difference import difference
 from controllers.flows import Program
+from controllers.process import started
 from controllers.ryu import LIBRARY, Application, Switch, SwitchError, events, handles, hub, states
 from controllers.state import StateError
 from topologies.loader import TopologyError
@@ -261,6 +262,7 @@ class Controller(Application):  # type: ignore[misc]
         """Return the status file's content."""
         return {
             "pid": os.getpid(),
+            "started": started(os.getpid()),
             "port": self.port,
             "library": LIBRARY,
             "topology": self.topology,

@@ -16,6 +16,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypedDict
 
+from controllers.process import started
+
 #: How long a process may take to end after SIGTERM, in seconds.
 GRACE = 5.0
 
@@ -70,9 +72,9 @@ class Instances:
                 )
         except OSError as error:
             raise InstanceError(f"{name}: cannot start {argv[0]}: {error.strerror} ({error.filename})") from None
-        started = _started(child.pid)
-        assert started is not None  # a child is there until it has been waited for
-        self._watch(name, {"pid": child.pid, "started": started}, child)
+        start = started(child.pid)
+        assert start is not None  # a child is there until it has been waited for
+        self._watch(name, {"pid": child.pid, "started": start}, child)
 
     def running(self, name: str) -> bool:
         """Return whether an appliance's process exists."""
@@ -85,7 +87,7 @@ class Instances:
     def adopt(self, records: Mapping[str, Record]) -> None:
         """Watch the processes of an earlier management process, as far as they still run."""
         for name, record in records.items():
-            if not self.running(name) and _started(record["pid"]) == record["started"]:
+            if not self.running(name) and started(record["pid"]) == record["started"]:
                 self._watch(name, record, None)
 
     def end(self, name: str) -> None:
@@ -138,12 +140,3 @@ def _signal_group(process: _Process, number: signal.Signals) -> None:
     with contextlib.suppress(ProcessLookupError):
         signal.pidfd_send_signal(process.pidfd, 0)  # one that is not a child may be gone, and its id another's
         os.killpg(process.record["pid"], number)
-
-
-def _started(pid: int) -> int | None:
-    """Return when a process started, field 22 of ``/proc/PID/stat`` (proc(5)); None if there is no such process."""
-    try:
-        _state, *rest = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except (FileNotFoundError, ProcessLookupError):
-        return None
-    return int(rest[18])

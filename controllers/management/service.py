@@ -12,7 +12,6 @@ DescribeTargetHealth; AcceptVpcEndpointConnections, RejectVpcEndpointConnections
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import signal
@@ -26,6 +25,7 @@ from pydantic import ValidationError
 from controllers.management.configuration import Configuration
 from controllers.management.events import Events
 from controllers.management.target_health import TargetGroup
+from controllers.process import send_signal
 from controllers.state import BalancerState, State, TargetHealth
 from topologies.attributes import RefusedError, UnknownResourceError, attributes, set_attributes
 from topologies.endpoint_service import endpoint_state
@@ -183,11 +183,11 @@ class Service:
 
     def notify(self) -> None:
         """Send SIGHUP to the OpenFlow controller that its status file names, if there is one."""
-        pid = read_json(self.configuration.controller_status).get("pid")
-        if isinstance(pid, int) and pid > 1:
-            # If it is gone, the next one reads the files when it starts.
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGHUP)
+        status = read_json(self.configuration.controller_status)
+        pid, start = status.get("pid"), status.get("started")
+        # If it is gone, the next one reads the files when it starts.
+        if isinstance(pid, int) and pid > 1 and isinstance(start, int):
+            send_signal(pid, start, signal.SIGHUP)
 
     def remember(self, key: str, value: Any) -> None:
         """Keep what another part needs to go on after a restart, JSON's plain types, under a key of its own."""

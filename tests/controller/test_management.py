@@ -21,6 +21,7 @@ from typing import Any
 import pytest
 
 from controllers.management.client import Management, ManagementError
+from controllers.process import started
 from controllers.state import State
 from tests.controller.fake_firewall import Port, health
 from topologies.loader import load_topology
@@ -74,7 +75,7 @@ class Lab:
             "appliances": {name: self._appliance(name, management_port) for name in self.gwlb.appliances},
         }
         (directory / "topology.yaml").write_text(topology.model_dump_json(indent=1))
-        (directory / "controller.json").write_text(json.dumps({"pid": os.getpid()}))
+        (directory / "controller.json").write_text(json.dumps({"pid": os.getpid(), "started": started(os.getpid())}))
         for name in self.gwlb.appliances:
             self.say(name)
 

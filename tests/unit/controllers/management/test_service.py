@@ -14,6 +14,7 @@ import pytest
 
 from controllers.management.configuration import Configuration, ConfigurationError, load_configuration
 from controllers.management.service import RequestRefusedError, Service, UnknownNameError
+from controllers.process import started
 from controllers.slots import SLOTS
 from controllers.state import State, StateError, TargetState
 from topologies.endpoint_service import EndpointState, endpoint_state
@@ -44,7 +45,10 @@ class Desk:
         document = load_topology("gwlb").model_dump(mode="json")
         document["gateway_load_balancers"]["gwlb"]["target_group"]["health_check"] = {}
         self.write(Topology.model_validate(document))
-        self.configuration.controller_status.write_text(json.dumps({"pid": os.getpid()}))
+        self.controller_is(started(os.getpid()))
+
+    def controller_is(self, start: int | None) -> None:
+        self.configuration.controller_status.write_text(json.dumps({"pid": os.getpid(), "started": start}))
 
     def write(self, topology: Topology) -> None:
         self.configuration.topology.write_text(topology.model_dump_json(indent=1))
@@ -256,7 +260,8 @@ def test_a_later_process_goes_on_where_the_files_are(desk: Desk) -> None:
 
 
 def test_a_service_without_a_controller_writes_its_files_all_the_same(desk: Desk) -> None:
-    for content in ("", "[]", '{"pid": 0}', json.dumps({"pid": 2**22 + 1})):
+    gone = json.dumps({"pid": 2**22 + 1, "started": 1})
+    for content in ("", "[]", '{"pid": 0, "started": 1}', '{"pid": 2}', gone):
         desk.configuration.controller_status.write_text(content)
         desk.configuration.state.unlink(missing_ok=True)
         desk.start()
@@ -264,6 +269,15 @@ def test_a_service_without_a_controller_writes_its_files_all_the_same(desk: Desk
     desk.configuration.controller_status.unlink()
     desk.service.deregister("gwlb", ["fw1"])
     assert desk.slots("a") == {"fw2": SLOTS}
+
+
+def test_another_process_that_has_the_controllers_id_is_not_told(desk: Desk) -> None:
+    desk.all_healthy()
+    assert (before := desk.signals) > 0
+    desk.controller_is((started(os.getpid()) or 0) - 1)
+    desk.service.deregister("gwlb", ["fw1"])
+    assert desk.slots("a") == {"fw2": SLOTS}
+    assert desk.signals == before
 
 
 def test_a_yaml_topology_becomes_json_when_it_changes(desk: Desk) -> None:
