@@ -11,17 +11,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from pydantic import ValidationError
-
 from controllers.compiler import compile_element
 from controllers.conntrack import zone_timeouts
 from controllers.flows import Program
 from controllers.state import State, StateError
-from topologies.defaults import fill
 from topologies.fabric import ElementKind, build_fabric
-from topologies.loader import TopologyError, find, load_topology
+from topologies.loader import find, parse, read
 from topologies.model import Topology
-from topologies.validation import validate
 
 
 @dataclass(frozen=True)
@@ -67,12 +63,12 @@ class Files:
         """
         self._stamps = self._look()  # before reading, so that what is written meanwhile is seen the next time
         before, path = self._desired, find(self.topology)
-        content, (state_digest, state) = read_topology(path), read_state(self.state)
-        digest = file_digest(content)
+        text, (state_digest, state) = read(path), read_state(self.state)
+        digest = file_digest(text.encode())
         changed = digest != before.topology_digest
         if not changed and state_digest == before.state_digest:
             return before
-        topology = load(path, content) if changed else self._model
+        topology = parse(text, path) if changed else self._model
         fabric, known = build_fabric(topology), state or State.initial(topology)
         programs = dict(before.programs)
         for name, element in fabric.elements.items():
@@ -102,13 +98,6 @@ def stamp(path: Path) -> tuple[int, ...] | None:
     return found.st_mtime_ns, found.st_ino, found.st_size
 
 
-def read_topology(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise TopologyError([f"{path}: cannot be read: {error}"]) from None
-
-
 def read_state(path: Path | None) -> tuple[str | None, State | None]:
     """Return the digest of a state's file, and the state; nothing where there is no file. Raises StateError."""
     try:
@@ -117,16 +106,3 @@ def read_state(path: Path | None) -> tuple[str | None, State | None]:
         return None, None
     except OSError as error:
         raise StateError(f"{path}: cannot be read: {error}") from None
-
-
-def load(path: Path, content: bytes) -> Topology:
-    """Return a topology. Raises TopologyError.
-
-    The usual file is a model in JSON, which the model reads in a fraction of the time that YAML takes. Of anything else
-    the loader knows best what it is, or what is wrong with it.
-    """
-    try:
-        topology = fill(Topology.model_validate_json(content))
-    except ValidationError:
-        return load_topology(path)
-    return load_topology(path) if validate(topology) else topology

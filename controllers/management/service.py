@@ -20,8 +20,6 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
-
 from controllers.management.configuration import Configuration
 from controllers.management.events import Events
 from controllers.management.target_health import TargetGroup
@@ -52,7 +50,7 @@ class Service:
         self.configuration = configuration
         self.time_scale = configuration.time_scale
         self.clock = clock
-        self.topology = read_topology(configuration.topology)
+        self.topology = load_topology(configuration.topology)
         self.state = State.load(configuration.state) if configuration.state.exists() else State({})
         self.memory: dict[str, Any] = read_json(configuration.memory)
         self.events = Events(configuration.events)
@@ -281,20 +279,6 @@ def with_targets(topology: Topology, name: str, targets: Iterable[str]) -> Topol
     balancer = topology.gateway_load_balancers[name]
     group = balancer.target_group.model_copy(update={"targets": tuple(targets)})
     return with_balancer(topology, name, balancer.model_copy(update={"target_group": group}))
-
-
-def read_topology(file: Path) -> Topology:
-    """Read a topology file. Raises TopologyError.
-
-    One in JSON is taken as it is: it was a valid topology, complete, when this process or the lab wrote it.
-    """
-    try:
-        text = file.read_bytes()
-        if text.startswith(b"{"):
-            return Topology.model_validate_json(text)
-    except (OSError, ValidationError):
-        pass  # the loader says what is wrong, with its line
-    return load_topology(file)
 
 
 def read_json(file: Path) -> dict[str, Any]:

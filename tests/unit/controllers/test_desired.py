@@ -97,7 +97,7 @@ def test_a_state_compiles_load_balancers_only(files: Files, compiled: list[str])
 
 def test_a_state_leaves_the_topology_unread(files: Files, monkeypatch: pytest.MonkeyPatch) -> None:
     files.take()
-    monkeypatch.setattr(desired, "load", None)  # cannot be called
+    monkeypatch.setattr(desired, "parse", None)  # cannot be called
     save(files, unhealthy("fw1"))
     assert files.take().generation == 2
 

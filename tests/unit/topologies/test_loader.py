@@ -74,6 +74,15 @@ def test_a_loaded_topology_survives_json() -> None:
     assert parse(topology.model_dump_json(), Path("/elsewhere/lab.json")) == topology
 
 
+def test_json_that_breaks_a_rule_is_told_so_with_its_line() -> None:
+    text = load_topology("gwlb").model_dump_json(indent=1)
+    assert text.count('"cidr": "10.250.0.0/16"') == 1
+    text = text.replace('"cidr": "10.250.0.0/16"', '"cidr": "10.250.0.0/15"')
+    line = next(number for number, row in enumerate(text.splitlines(), start=1) if "10.250.0.0/15" in row)
+    with pytest.raises(TopologyError, match=rf"(?m)^lab\.json:{line}: vpcs\.spoke2: 10\.250\.0\.0/15 is no size "):
+        parse(text, Path("lab.json"))
+
+
 def test_a_binary_file_is_an_error(tmp_path: Path) -> None:
     file = tmp_path / "image.yaml"
     file.write_bytes(b"\xff\xfe\x00")
