@@ -41,7 +41,7 @@ from testbed.journal import RUN_DIRECTORY
 from testbed.lab import PATIENCE, Lab
 from testbed.openvswitch import SYSTEMD, ensure_running, running
 from testbed.probes.flows import PORT, Report, Settings, Traffic, keep
-from testbed.results import Series, Table
+from testbed.results import Table
 from testbed.run import POLICIES, Run
 from testbed.scenario import main
 from testbed.timeline import Event, Timeline, healthy_targets, service_events
@@ -53,8 +53,10 @@ ROUND = 20.0
 DEAD_AFTER = 7.0
 CONNECT_EVERY = 0.05
 DENIED = 8
-#: Rounds that the figure shows, the last ones: hours would not fit.
+#: Rounds that are drawn, the last ones: hours would not fit.
 SHOWN = 6
+#: Faults that a figure shows as failures; the others are changes.
+ENDED = (*BREAKING, Kind.CONTROLLER, Kind.MANAGEMENT, Kind.OPEN_VSWITCH)
 #: Seconds between two looks at the firewalls' sessions.
 LOOK = 0.5
 
@@ -67,6 +69,8 @@ SURPLUS = "switches, maps and conntrack hold no more than they should"
 GROWTH = "no process grows"
 INVARIANTS = (ONE_FIREWALL, INSPECTED, UNBROKEN, NEW, RECOVERS, SURPLUS, GROWTH)
 UNCHANGED = "a wrong policy is refused"
+#: What is wrong with it.
+WRONG = "no-such-application"
 
 
 def story(
@@ -112,7 +116,8 @@ class Soak:
     flows: int
     ledger: Ledger
     deeds: list[Deed] = field(default_factory=list)
-    reports: deque[Report] = field(default_factory=lambda: deque(maxlen=SHOWN))
+    #: The last rounds' numbers and what became of their load.
+    reports: deque[tuple[int, Report]] = field(default_factory=lambda: deque(maxlen=SHOWN))
     footprints: list[Footprint] = field(default_factory=list)
     before: dict[str, str] = field(default_factory=dict)
 
@@ -153,7 +158,9 @@ class Soak:
                     self.conduct(conductor, traffic, arrived)
                 finally:
                     self.deeds += conductor.deeds
+                    conductor.end()  # nothing is broken any more when the story ends early
             self.footprints.append(footprint(lab, self.flows + DENIED, 1 / CONNECT_EVERY))
+        self.reports.append((number, traffic.report))
         self.judge(traffic.report, ports, conductor.deeds)
 
     def conduct(self, conductor: Conductor, traffic: Traffic, arrived: int) -> None:
@@ -185,14 +192,18 @@ class Soak:
 
     def judge(self, report: Report, ports: dict[str, set[int]], deeds: list[Deed]) -> None:
         broken = [deed for deed in deeds if deed.fault.kind in BREAKING]
-        self.reports.append(report)
         for deed in deeds:
             self.ledger.look(RECOVERS, [] if deed.recovered else [f"{deed.fault}: not seen"])
         self.ledger.look(UNBROKEN, broken_flows(report.flows, ports, {deed.fault.subject for deed in broken}))
         troubles = [(deed.began, deed.recovered) for deed in broken if deed.recovered]
         self.ledger.look(NEW, lost_connections(report.connections, troubles))
         self.ledger.look(SURPLUS, surplus(self.footprints[-1]))
-        self.ledger.look(GROWTH, growth(self.footprints[(len(self.footprints) - 1) // 3], self.footprints[-1]))
+        self.ledger.look(GROWTH, growth(self.early[0], self.footprints[-1]))
+
+    @property
+    def early(self) -> list[Footprint]:
+        """The footprint after the first third of the rounds so far, if there was any."""
+        return self.footprints[(len(self.footprints) - 1) // 3 :][:1]
 
     def arrived(self) -> int:
         """Return the datagrams that have come to app2; nothing but the load sends any there."""
@@ -251,8 +262,8 @@ class Soak:
                 lab.manage(lambda service: service.register("gwlb", [name]))
             case Kind.CROSS_ZONE | Kind.ATTRIBUTE:
                 attribute = name.partition("=")[0]
-                value = self.before.pop(attribute)
-                lab.manage(lambda service: service.set_attributes("gwlb", {attribute: value}))
+                before = {attribute: self.before.pop(attribute)} if attribute in self.before else {}
+                lab.manage(lambda service: service.set_attributes("gwlb", before))
 
     def recovered(self, fault: Fault) -> bool:
         """Whether the service sees a broken firewall healthy again, and the switches hold what they shall."""
@@ -268,12 +279,12 @@ class Soak:
     def reload_wrong_policy(self, name: str) -> None:
         """Have a policy loaded that would let everything through, and is wrong: it must change nothing."""
         right = self.policy.read_text()
-        self.policy.write_text(changed_policy("allow", application="no-such-application"))
+        self.policy.write_text(changed_policy("allow", application=WRONG))
         try:
             self.lab.firewalls[name].control.reload()
             self.ledger.look(UNCHANGED, [f"{name} took it"])
-        except ControlError:
-            self.ledger.look(UNCHANGED, [])
+        except ControlError as error:
+            self.ledger.look(UNCHANGED, [] if WRONG in str(error) else [str(error)])
         finally:
             self.policy.write_text(right)
 
@@ -302,6 +313,12 @@ class Soak:
             times = [deed.recovery for deed in self.deeds if deed.fault.kind is kind and deed.recovery is not None]
             if times:
                 self.run.measure(f"recovery: {kind.value}", times, "s")
+        for name, memory in (("after the first third", self.early), ("at the end", self.footprints[-1:])):
+            for each in memory:
+                self.run.measure(f"memory of all processes {name}", sum(each.memory.values()), "B")
+                self.run.measure(
+                    f"conntrack entries {name}", sum(there for there, _ in each.conntrack.values()), "entries"
+                )
         start = self.deeds[0].began if self.deeds else 0.0
         rows = (
             (str(deed.fault.round), f"{deed.began - start:.1f} s", str(deed.fault), *map(seconds, durations(deed)))
@@ -309,18 +326,24 @@ class Soak:
         )
         columns = ("round", "at", "fault", "broken for", "well again after")
         self.run.results.tables.append(Table("What happened", columns, tuple(rows)))
-        if self.reports:
-            offset = time.time() - time.monotonic()
-            told = [Event(deed.began, What.FAILURE, str(deed.fault)) for deed in self.deeds]
-            healthy: tuple[Series, ...] = ()
-            try:
-                events = self.lab.events()
-                told += [event for event in service_events(events, offset) if event.kind is What.DETECTION]
-                healthy = (healthy_targets(events, offset),)
-            except ManagementError:
-                pass  # it was ended while the management process was down
-            line = Timeline(tuple(self.reports), tuple(sorted(told, key=lambda event: event.time)), healthy)
-            self.run.results.drawings["the soak"] = figures.timeline(line)
+        self.draw()
+
+    def draw(self) -> None:
+        """Draw the last rounds."""
+        offset = time.time() - time.monotonic()
+        try:
+            events = self.lab.events()
+        except ManagementError:
+            events = []  # the soak was ended while the management process was down
+        found = [event for event in service_events(events, offset) if event.kind is What.DETECTION]
+        for number, report in self.reports:
+            told = [
+                Event(deed.began, What.FAILURE if deed.fault.kind in ENDED else What.CHANGE, str(deed.fault))
+                for deed in self.deeds
+                if deed.fault.round == number
+            ]
+            line = Timeline((report,), (*told, *found), (healthy_targets(events, offset),))
+            self.run.results.drawings[f"round {number}"] = figures.timeline(line)
 
 
 def durations(deed: Deed) -> tuple[float | None, float | None]:

@@ -221,6 +221,14 @@ class Conductor:
         """The faults that have begun and have not been recovered from."""
         return list(self._under_way.values())
 
+    def end(self) -> None:
+        """Mend what is broken now; nothing else is begun."""
+        for deed in self.under_way:
+            if deed.mended is None:
+                deed.mended = self._clock()
+                self._mend(deed.fault)
+        self._waiting.clear()
+
     def step(self) -> None:
         """Do what is due in each lane."""
         for lane, waiting in self._waiting.items():

@@ -158,6 +158,19 @@ def test_a_lane_waits_for_recovery_and_others_go_on() -> None:
     assert "begin cut link fw2" in world.said
 
 
+def test_an_early_end_mends_what_is_broken() -> None:
+    world = World()
+    conductor = world.conductor(fault(1.0, "a", "fw1"), fault(1.0, "b", "fw3", 0.5), fault(9.0, "a", "fw2"))
+    for world.time in (101.0, 101.6):
+        conductor.step()
+    conductor.end()
+    assert world.said[2:] == ["mend cut link fw3", "mend cut link fw1"]
+    conductor.end()
+    world.time = 200.0
+    conductor.step()
+    assert len(world.said) == 4
+
+
 @pytest.mark.parametrize("seed", range(10))
 def test_at_no_time_are_two_firewalls_of_a_zone_broken(seed: int) -> None:
     world, broken, most = World(), set[str](), 0
