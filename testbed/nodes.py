@@ -7,7 +7,7 @@ the bridges from one ``ovs-vsctl`` transaction, because Mininet's own ways take 
 from __future__ import annotations
 
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from ipaddress import IPv4Address
 from typing import Any
 
@@ -19,6 +19,8 @@ from pyroute2 import IPRoute
 
 #: MTU in bytes of every link; a host's own interface may be set lower (AWS's limit on an interface is 9,001).
 LINK_MTU = 9001
+#: Characters of a line: a terminal cuts it at 4,096 (termios(3), "canonical mode"), and Mininet adds some.
+LINE = 4000
 
 
 class Host:
@@ -110,9 +112,23 @@ class RegisteredLink(Link):  # type: ignore[misc]
 
 def configure(nodes: Sequence[tuple[MininetHost, Sequence[str]]]) -> None:
     """Run each node's commands in its shell, all nodes at once. Raises RuntimeError with what a node printed."""
-    for node, commands in nodes:
-        node.sendCmd(" && ".join(commands))
-    for node, _ in nodes:
-        output = node.waitOutput().strip()
-        if output:
-            raise RuntimeError(f"{node.name}: {output}")
+    pending = [(node, command_lines(commands)) for node, commands in nodes if commands]
+    while pending:
+        for node, lines in pending:
+            node.sendCmd(lines[0])
+        for node, _ in pending:
+            output = node.waitOutput().strip()
+            if output:
+                raise RuntimeError(f"{node.name}: {output}")
+        pending = [(node, lines[1:]) for node, lines in pending if lines[1:]]
+
+
+def command_lines(commands: Iterable[str]) -> list[str]:
+    """Join commands into as few lines as a shell on a terminal reads whole."""
+    lines: list[str] = []
+    for command in commands:
+        if lines and len(lines[-1]) + len(command) < LINE:
+            lines[-1] += f" && {command}"
+        else:
+            lines.append(command)
+    return lines
