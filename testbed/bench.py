@@ -1,7 +1,8 @@
 """The performance table: the path without the detour and with different appliances in it, side by side in one run.
 
 Machines differ and are noisy, so variants take turns (round after round), medians are kept, and what is compared with
-a target is a ratio of two of them. The engine is measured alone as well, without any packet on a wire.
+a target is a ratio of two of them. The engine is measured alone as well, without any packet on a wire; the managed
+service in :mod:`testbed.bench_service`.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from ipaddress import IPv4Address
+from typing import Protocol
 
 from firewall_vnf import benchmark
 from testbed.lab import Lab
@@ -84,8 +86,21 @@ class Target:
         return self.value <= self.bound if self.at_most else self.value >= self.bound
 
 
-class Bench:
-    """Measures into *results*; ``seconds`` is the length of one measurement, ``rounds`` how often each is taken."""
+class Part(Protocol):
+    """A part of the benchmark: measures into its results, and says what the project promises of it."""
+
+    def run(self) -> None: ...
+
+    def tables(self) -> Iterable[Table]: ...
+
+    def targets(self) -> Iterable[Target]: ...
+
+
+class PathBench:
+    """The path's throughput and rates, variant beside variant.
+
+    Measures into *results*; ``seconds`` is the length of one measurement, ``rounds`` how often each is taken.
+    """
 
     def __init__(self, results: Results, narrator: Narrator, topology: Topology, rounds: int, seconds: float) -> None:
         self.results = results
@@ -104,8 +119,6 @@ class Bench:
                         self.measure(variant)
         finally:
             self.results.measurements += self.medians()
-        with self.narrator.step("the engine alone"):
-            self.results.measurements += engine_measurements()
 
     @property
     def duration(self) -> float:
@@ -148,14 +161,36 @@ class Bench:
     def targets(self) -> Iterator[Target]:
         """Yield what the project promises, with what was measured."""
         one = {variant: self.median(variant, "throughput", 8500, 1) for variant in VARIANTS[:3]}
-        engine = {m.name: m.value for m in self.results.measurements if m.name.startswith("engine")}
         yield Target("firewall / turn-around, one flow, MTU 8,500", one[FIREWALL] / one[TURN_AROUND], 0.9, "")
         yield Target("firewall / no detour, one flow, MTU 8,500", one[FIREWALL] / one[NO_DETOUR], 0.5, "")
+        yield Target("reference lab up", self.median(FIREWALL, "lab up"), 3, "s", True)
+        yield Target("reference lab down", self.median(FIREWALL, "lab down"), 1, "s", True)
+
+    def tables(self) -> Iterator[Table]:
+        yield ratio_table(self)
+
+
+class EngineBench:
+    """The engine without packets on a wire: what one core can do."""
+
+    def __init__(self, results: Results, narrator: Narrator) -> None:
+        self.results = results
+        self.narrator = narrator
+
+    def run(self) -> None:
+        with self.narrator.step("the engine alone"):
+            self.results.measurements += engine_measurements()
+
+    def tables(self) -> Iterator[Table]:
+        """There is none but that of the targets."""
+        return iter(())
+
+    def targets(self) -> Iterator[Target]:
+        """Yield what the project promises, with what was measured."""
+        engine = {measurement.name: measurement.value for measurement in self.results.measurements}
         yield Target("engine: established packets", engine[ESTABLISHED], 250_000, "1/s")
         yield Target("engine: new sessions", engine[NEW_SESSIONS], 25_000, "1/s")
         yield Target("engine: 1,000,000 sessions", engine["engine memory at 1,000,000 sessions"], 1 << 30, "B", True)
-        yield Target("reference lab up", self.median(FIREWALL, "lab up"), 3, "s", True)
-        yield Target("reference lab down", self.median(FIREWALL, "lab down"), 1, "s", True)
 
 
 UNITS = {"throughput": "bit/s", "connections": "1/s", "lab up": "s", "lab down": "s"}
@@ -191,7 +226,7 @@ def soak_measurements(frames: int) -> list[Measurement]:
     return [rate, *(Measurement(name, value, "packets", {}) for name, value in counters.items() if value)]
 
 
-def ratio_table(bench: Bench) -> Table:
+def ratio_table(bench: PathBench) -> Table:
     """Return each variant's throughput as a share of the path without the detour, and of the bare turn-around."""
     rows = []
     for mtu in MTUS:

@@ -2,34 +2,42 @@
 
 from __future__ import annotations
 
+import json
+import re
 from datetime import datetime
 from pathlib import Path
 
 import pytest
+import typer
 from rich.console import Console
+from typer.testing import CliRunner
 
+import testbed.bench
 from testbed.bench import (
+    ESTABLISHED,
     FIREWALL,
     FLOWS,
     MTUS,
+    NEW_SESSIONS,
     NO_DETOUR,
     TURN_AROUND,
     VARIANTS,
-    Bench,
+    PathBench,
     Target,
     ratio_table,
     target_table,
 )
+from testbed.commands import bench as bench_command
 from testbed.progress import Narrator
-from testbed.results import new_results
+from testbed.results import Measurement, new_results
 from topologies.loader import load_topology
 
 
 @pytest.fixture
-def bench(tmp_path: Path) -> Bench:
+def bench(tmp_path: Path) -> PathBench:
     """Three rounds; the firewall carries 0.95 of the turn-around, which carries half of the path without the detour."""
     results = new_results("bench", "", tmp_path, datetime(2026, 1, 1))
-    made = Bench(results, Narrator(Console(quiet=True)), load_topology("gwlb"), rounds=3, seconds=1)
+    made = PathBench(results, Narrator(Console(quiet=True)), load_topology("gwlb"), rounds=3, seconds=1)
     rates = dict.fromkeys(VARIANTS, 1e6) | {NO_DETOUR: 2e9, TURN_AROUND: 1e9, FIREWALL: 0.95e9}
     for variant, rate in rates.items():
         for mtu in MTUS:
@@ -38,7 +46,37 @@ def bench(tmp_path: Path) -> Bench:
     return made
 
 
-def test_medians_carry_the_spread(bench: Bench) -> None:
+def bench_app() -> typer.Typer:
+    app = typer.Typer()
+    app.command()(bench_command.command)
+    return app
+
+
+def test_one_part_is_measured_alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    engine = [
+        Measurement(ESTABLISHED, 300_000, "1/s", {}),
+        Measurement(NEW_SESSIONS, 20_000, "1/s", {}),
+        Measurement("engine memory at 1,000,000 sessions", 2**29, "B", {}),
+    ]
+    monkeypatch.setattr(testbed.bench, "engine_measurements", lambda: engine)
+    answer = CliRunner().invoke(bench_app(), ["--only", "engine", "--results", str(tmp_path / "results")])
+    assert answer.exit_code == 0, answer.output
+    (folder,) = (tmp_path / "results").iterdir()
+    measured = json.loads((folder / "result.json").read_text())["measurements"]
+    assert [one["name"] for one in measured] == [one.name for one in engine]
+    assert re.findall(r"engine: (\w+ \w+|[\d,]+ \w+).* (met|missed)", answer.output) == [
+        ("established packets", "met"), ("new sessions", "missed"), ("1,000,000 sessions", "met"),
+    ]  # fmt: skip
+
+
+def test_an_unknown_part_is_refused() -> None:
+    answer = CliRunner().invoke(bench_app(), ["--only", "weather"])
+    assert answer.exit_code == 2
+    for name in ("path", "engine", "service"):
+        assert f"'{name}'" in answer.output
+
+
+def test_medians_carry_the_spread(bench: PathBench) -> None:
     measurement = next(bench.medians())
     assert (measurement.name, measurement.value, measurement.unit) == ("throughput", 2e9, "bit/s")
     assert measurement.labels == {
@@ -46,7 +84,7 @@ def test_medians_carry_the_spread(bench: Bench) -> None:
     }  # fmt: skip
 
 
-def test_ratios_are_of_medians(bench: Bench) -> None:
+def test_ratios_are_of_medians(bench: PathBench) -> None:
     rows = ratio_table(bench).rows
     assert rows[0] == ("turn-around", "8500", "1", "0.50", "1.00")
     assert rows[1] == ("firewall", "8500", "1", "0.47", "0.95")
