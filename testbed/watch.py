@@ -34,10 +34,10 @@ EVENTS = 200
 STYLES = {"healthy": "green", "unhealthy": "bold red", "initial": "yellow", "draining": "yellow", "unused": "dim"}
 #: A column and the firewall's metric in it.
 METRICS = {
-    "sessions": "vmseries_panSessionActive",
-    "connections/s": "vmseries_panSessionConnectionsPerSecond",
-    "kbit/s": "vmseries_panSessionThroughputKbps",
-    "CPU %": "vmseries_DataPlaneCPUUtilizationPct",
+    "sessions": "panSessionActive",
+    "connections/s": "panSessionConnectionsPerSecond",
+    "kbit/s": "panSessionThroughputKbps",
+    "CPU %": "DataPlaneCPUUtilizationPct",
 }
 
 
@@ -163,7 +163,7 @@ def firewall_rows(
     values: dict[str, dict[str, float]] = {}
     for sample in samples:
         if sample.name in columns:
-            values.setdefault(sample.labels.get("appliance", ""), {})[columns[sample.name]] = sample.value
+            values.setdefault(sample.labels.get("firewall", ""), {})[columns[sample.name]] = sample.value
     for gwlb_name, gwlb in topology.gateway_load_balancers.items():
         for name, appliance in gwlb.appliances.items():
             states = tuple((row["az"], row["state"]) for row in health[gwlb_name] if row["target"] == name)

@@ -40,9 +40,9 @@ class Service:
             {"number": 1, "time": 1.7e9, "kind": "health", "resource": "fw1", "text": "gwlb in a: initial → healthy"}
         ]
         self.metrics = (
-            'vmseries_panSessionActive{appliance="fw1"} 1234\n'
-            'vmseries_panSessionThroughputKbps{appliance="fw1"} 5678.9\n'
-            'vmseries_DataPlaneCPUUtilizationPct{appliance="fw1"} 42.4\n'
+            'panSessionActive{firewall="fw1"} 1234\n'
+            'panSessionThroughputKbps{firewall="fw1"} 5678.9\n'
+            'DataPlaneCPUUtilizationPct{firewall="fw1"} 42.4\n'
             'aws_gatewayelb_active_flow_count{load_balancer="gateway/gwlb/0123",availability_zone="a"} 77\n'
         )
         self.down = False
@@ -323,7 +323,7 @@ def test_while_the_service_is_down_the_last_frame_stays(watch: Watch, service: S
 
 
 def test_malformed_metrics_are_a_problem(watch: Watch, service: Service) -> None:
-    service.metrics = "vmseries_panSessionActive{ 1\n"
+    service.metrics = "panSessionActive{ 1\n"
     assert watch.read().problem.startswith("the management's metrics are malformed: ")
 
 
