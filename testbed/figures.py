@@ -166,7 +166,8 @@ def _panel(axes: Axes, panel: Panel) -> None:
             floor = values = [below + value for below, value in zip(floor, values, strict=True)]
         else:
             style = "steps-post" if panel.form is Form.STEPS else "default"
-            axes.plot(times, values, drawstyle=style, color=COLOURS[number], linewidth=2)
+            colour = COLOURS[number % len(COLOURS)]
+            axes.plot(times, values, drawstyle=style, color=colour, linewidth=2, label=one.title)
         highest = max([highest, *values])
     unit = "kbit/s" if panel.series[0].unit == "bit/s" else panel.series[0].unit
     axes.set_ylabel(unit, fontsize=LABEL_SIZE - 1, color=FAINT)
@@ -176,7 +177,7 @@ def _panel(axes: Axes, panel: Panel) -> None:
     axes.tick_params(labelsize=LABEL_SIZE - 1)
     if len(panel.series) > 1:
         axes.legend(
-            loc="lower right", bbox_to_anchor=(1, 1), ncols=2, fontsize=LABEL_SIZE - 1, borderpad=0.1,
+            loc="lower right", bbox_to_anchor=(1, 1), ncols=len(panel.series), fontsize=LABEL_SIZE - 1, borderpad=0.1,
             facecolor="white", edgecolor="none", framealpha=1,
         )  # fmt: skip
 

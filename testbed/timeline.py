@@ -15,7 +15,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from itertools import accumulate, pairwise
 from typing import Any
@@ -78,12 +78,13 @@ class Panel:
 class Timeline:
     """The ``reports`` of the traffic, at least one, the ``events``, and values that held from a time on (``gauges``).
 
-    Raises ValueError without a report.
+    ``measured`` is what else was measured meanwhile, several series in a panel. Raises ValueError without a report.
     """
 
     reports: tuple[Report, ...]
     events: tuple[Event, ...] = ()
     gauges: tuple[Series, ...] = ()
+    measured: tuple[Panel, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.reports:
@@ -178,7 +179,8 @@ class Timeline:
 
     def panels(self, bar: float = BAR) -> tuple[Panel, ...]:
         """Return the diagrams that have something to show."""
-        panels = [Panel(gauge.title, Form.STEPS, (self._hold(gauge),)) for gauge in self.gauges]
+        measured = [*(Panel(gauge.title, Form.STEPS, (gauge,)) for gauge in self.gauges), *self.measured]
+        panels = [replace(panel, series=tuple(map(self._hold, panel.series))) for panel in measured]
         if self.flows:
             panels.append(Panel("long flows alive", Form.STEPS, (self.flows_alive(),)))
         if self.connections:

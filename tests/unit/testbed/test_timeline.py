@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from testbed import figures
 from testbed.probes.flows import Connection, Flow, Report, Status
 from testbed.results import Series
-from testbed.timeline import Event, Form, Kind, Timeline, healthy_targets, service_events
+from testbed.timeline import Event, Form, Kind, Panel, Timeline, healthy_targets, service_events
 
 KILLED = 1010.0
 
@@ -138,6 +138,15 @@ def test_a_gauge_holds_its_value_from_before_the_traffic_to_its_end() -> None:
     panel = Timeline((REPORT,), gauges=(gauge,)).panels()[0]
     assert panel.form is Form.STEPS
     assert panel.series[0].points == ((0, 2), (5, 1), (20, 1))
+
+
+def test_measured_series_share_a_panel() -> None:
+    one = Series("fw1", "sessions", ((1001, 3), (1002, 4)))
+    other = Series("fw2", "sessions", ((995, 1),))
+    measured = Panel("sessions", Form.LINE, (one, other))
+    (panel,) = Timeline((Report(1000, 1010, (), (), ()),), measured=(measured,)).panels()
+    assert (panel.title, panel.form) == ("sessions", Form.LINE)
+    assert [series.points for series in panel.series] == [((1, 3), (2, 4), (10, 4)), ((0, 1), (10, 1))]
 
 
 def test_panels_of_what_there_is() -> None:
