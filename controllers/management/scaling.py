@@ -129,7 +129,9 @@ class Scaling:
         observations = {
             name: self._observation(name, health.get(name, {}), samples.get(name)) for name in group.instances
         }
-        for action in group.tick(self._clock(), observations):
+        actions = group.tick(self._clock(), observations)
+        self._record(group)  # first what was decided, then what comes of it
+        for action in actions:
             self._do(self._balancers[group.name], action)
 
     def _observation(self, name: str, health: Mapping[str, TargetHealth], sample: Sample | None) -> Observation:
@@ -169,11 +171,14 @@ class Scaling:
     def _publish(self) -> None:
         """Record what happened, keep the groups' state, and write their sizes into the model."""
         for name, group in self._groups.items():
-            for event in group.events:
-                self._service.events.record("scaling", event.resource, event.text)
-            group.events.clear()
+            self._record(group)
             self._service.set_desired_capacity(self._balancers[name], group.desired)
         self._remember()
+
+    def _record(self, group: AutoScalingGroup) -> None:
+        for event in group.events:
+            self._service.events.record("scaling", event.resource, event.text)
+        group.events.clear()
 
     def _remember(self) -> None:
         if self._groups:
