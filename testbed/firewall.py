@@ -20,6 +20,9 @@ from topologies.model import Topology
 
 #: How long a firewall may take to flush its logs when it is told to end, in seconds.
 GRACE = 5.0
+#: How often a firewall measures itself, in seconds: often within an auto scaling policy's period of a minute. It is
+#: scaled, but rates of less than half a second would only show bursts.
+METRICS_INTERVAL, SHORTEST_METRICS_INTERVAL = 5.0, 0.5
 
 
 def firewall_configuration(
@@ -27,15 +30,16 @@ def firewall_configuration(
 ) -> dict[str, Any]:
     """Return the configuration of firewall *name*, in the form of :mod:`firewall_vnf.config`.
 
-    *management* is its address on the management network, *store* where firewalls share their sessions. An established
-    session's idle time-out is scaled as the load balancer's is; what protects a handshake is not. Raises RequestError
-    when the topology does not say which policy its firewalls run.
+    *management* is its address on the management network, *store* where firewalls share their sessions. Sessions'
+    time-outs are scaled as the load balancer's are, but what protects a handshake is not. Raises RequestError when the
+    topology does not say which policy its firewalls run.
     """
     gwlb = next(gwlb for gwlb in topology.gateway_load_balancers.values() if name in gwlb.appliances)
     firewalls = topology.firewalls
     if firewalls is None:
         raise RequestError(f"topology {topology.name}: {name} has no policy; name a file in firewalls.policy")
     ids = endpoint_ids(topology)
+    scaled = Timers().model_dump(exclude={"tcp_init", "tcp_handshake"})
     return {
         "name": name,
         "interface": "eth0",
@@ -45,7 +49,8 @@ def firewall_configuration(
         "log_directory": str(directory / name),
         "control": str(directory / f"{name}.sock"),
         "health_port": gwlb.target_group.health_check.port,
-        "timers": {"tcp": max(1, round(Timers().tcp / time_scale))},
+        "timers": {timer: max(1, round(seconds / time_scale)) for timer, seconds in scaled.items()},
+        "metrics_interval": max(METRICS_INTERVAL / time_scale, SHORTEST_METRICS_INTERVAL),
         "management_address": str(management),
         **({"session_store": store} if store else {}),
     }
