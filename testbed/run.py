@@ -92,8 +92,12 @@ class Run:
     def _close(self, lab: Lab) -> None:
         problems = lab.problems()
         self.check("all firewalls and the controller lived", not problems, "; ".join(problems))
+        if lab.management:  # the firewalls of auto scaling groups end with it
+            lab.management.end()
         for firewall in lab.firewalls.values():
             firewall.end()
+        if lab.management:
+            lab.management.wait()
         for firewall in lab.firewalls.values():
             firewall.wait()
             self.results.keep(firewall.logs, self._title("firewalls"), firewall.name)
