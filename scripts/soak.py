@@ -9,6 +9,7 @@ else's.
 
 from __future__ import annotations
 
+import os
 import time
 from collections import deque
 from contextlib import AbstractContextManager, ExitStack
@@ -16,8 +17,10 @@ from dataclasses import dataclass, field
 from itertools import groupby
 from math import ceil
 from pathlib import Path
+from typing import Annotated
 
 import yaml
+from pydantic import Field
 
 from controllers.management.client import ManagementError
 from firewall_vnf.control import ControlError
@@ -37,7 +40,7 @@ from testbed.invariants import (
     packets,
     surplus,
 )
-from testbed.journal import RUN_DIRECTORY
+from testbed.journal import RUN_DIRECTORY, TOKEN_VARIABLE
 from testbed.lab import PATIENCE, Lab
 from testbed.openvswitch import SYSTEMD, ensure_running, running
 from testbed.probes.flows import PORT, Report, Settings, Traffic, keep
@@ -76,7 +79,7 @@ WRONG = "no-such-application"
 def story(
     run: Run,
     seed: int = 1,
-    minutes: float = 0.5,
+    minutes: Annotated[float, Field(gt=0)] = 0.5,
     replay: Path | None = None,
     flows: int = 40,
     openvswitch: bool = False,
@@ -297,8 +300,12 @@ class Soak:
             self.lab.wait(lambda: not running(), "Open vSwitch to end", broken=True)
             deed.mended = time.monotonic()
             self.lab.journal.change_setting(bridges.SOCKET_BUFFER_SETTING, str(bridges.SOCKET_BUFFER))
-            ensure_running()
-            self.lab.journal.restore_settings()
+            token = os.environ.pop(TOKEN_VARIABLE)  # or the switch would end with the lab
+            try:
+                ensure_running()
+            finally:
+                os.environ[TOKEN_VARIABLE] = token
+                self.lab.journal.restore_settings()
             self.lab.wait(self.lab.settled, "the switches to be filled again")
         deed.recovered = time.monotonic()
         self.ledger.look(RECOVERS, [])
