@@ -31,7 +31,7 @@ def set_zone_timeouts(datapath: str, timeouts: Mapping[int, Mapping[str, int]]) 
 
 
 def vsctl(*words: str) -> str:
-    answer = subprocess.run(["ovs-vsctl", "--timeout=20", *words], capture_output=True, text=True, check=False)
+    answer = subprocess.run(["ovs-vsctl", "--timeout=60", *words], capture_output=True, text=True, check=False)
     if answer.returncode:
         raise ZoneError(f"ovs-vsctl: {answer.stderr.strip().splitlines()[-1]}")
     return answer.stdout

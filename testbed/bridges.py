@@ -118,7 +118,7 @@ def running() -> bool:
 
 def vsctl(*words: str) -> str:
     """Run ``ovs-vsctl`` and return what it prints. Raises MachineError with its own words when it fails."""
-    answer = subprocess.run(["ovs-vsctl", "--timeout=20", *words], capture_output=True, text=True, check=False)
+    answer = subprocess.run(["ovs-vsctl", "--timeout=60", *words], capture_output=True, text=True, check=False)
     if answer.returncode:
         raise MachineError(f"ovs-vsctl: {answer.stderr.strip().splitlines()[-1]}")
     return answer.stdout
@@ -126,7 +126,7 @@ def vsctl(*words: str) -> str:
 
 def appctl(*words: str) -> str:
     """Run ``ovs-appctl`` and return what it prints. Raises MachineError with its own words when it fails."""
-    answer = subprocess.run(["ovs-appctl", "--timeout=20", *words], capture_output=True, text=True, check=False)
+    answer = subprocess.run(["ovs-appctl", "--timeout=60", *words], capture_output=True, text=True, check=False)
     if answer.returncode:
         raise MachineError(f"ovs-appctl: {answer.stderr.strip().splitlines()[-1]}")
     return answer.stdout

@@ -109,7 +109,7 @@ def capture(link: Link, file: Path, count: int, seconds: int, packet_filter: str
     with a valid file as well. Raises RequestError for a wrong filter or a file that cannot be written, MachineError
     when the link has gone or dumpcap is missing.
     """
-    command = ["dumpcap", "-q", "-p", "-n", "-i", link.interface, "-B", str(BUFFER), "-w", "-"]
+    command = ["dumpcap", "-q", "-p", "-i", link.interface, "-B", str(BUFFER), "-w", "-"]
     command += ["-c", str(count), "-a", f"duration:{seconds}", "--capture-comment", f"bumpwire: link {link.name}"]
     # Wireshark shows the link's name; all nodes' own interfaces are called alike.
     command += ["--ifname", link.name, "--ifdescr", f"{link.interface} in the namespace of process {link.pid}"]
