@@ -20,6 +20,8 @@ The status file is replaced atomically whenever something changes::
                             "changed": Unix time | null, "changes": flows and groups changed since the start,
                             "packet_ins": int, "errors": [str]}}}
 
+What load balancers carry is in a file beside it, ``STATUS.statistics.json`` (:mod:`controllers.statistics`).
+
 So who has written a file waits until its digest is there and every switch is in sync.
 """
 
@@ -71,7 +73,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--topology", required=True, help="YAML file, or the name of a packaged topology")
     parser.add_argument("--state", type=Path, help="JSON file of the state of load balancers' targets")
     parser.add_argument("--time-scale", type=float, default=1.0, help="divides idle time-outs")
-    parser.add_argument("--datapath", help="system or netdev: set conntrack's idle time-outs there as well")
+    parser.add_argument("--datapath", help="system or netdev: where connections idle out and are counted")
     parser.add_argument("--port", type=int, default=0, help="to listen on, on loopback; 0 is any free one")
     parser.add_argument("--status", type=Path, required=True, help="JSON file that says what is installed")
     options = parser.parse_args(arguments)
@@ -94,7 +96,8 @@ def main(arguments: list[str] | None = None) -> int:
         print(error, file=sys.stderr)
         return 2
     try:
-        application = start(Controller, options.port, desired=desired, status=options.status, topology=options.topology)
+        settings = {"status": options.status, "topology": options.topology, "datapath": options.datapath}
+        application = start(Controller, options.port, desired=desired, **settings)
     except OSError as error:
         print(f"cannot listen on 127.0.0.1:{options.port}: {error.strerror or error}", file=sys.stderr)
         return 3

@@ -17,12 +17,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from controllers.counting import Counting
 from controllers.desired import Desired
 from controllers.difference import difference
 from controllers.flows import Program
 from controllers.process import started
 from controllers.ryu import LIBRARY, Application, Switch, SwitchError, events, handles, hub, states
 from controllers.state import StateError
+from controllers.statistics import statistics_file
 from topologies.loader import TopologyError
 
 LOG = logging.getLogger("bumpwire.controller")
@@ -65,9 +67,21 @@ class Connection:
 
 
 class Controller(Application):  # type: ignore[misc]
-    """``desired`` is what to install, ``status`` the file that says what is. See :func:`Controller.status`."""
+    """``desired`` is what to install, ``status`` the file that says what is. See :func:`Controller.status`.
 
-    def __init__(self, *args: Any, port: int, desired: Desired, status: Path, topology: str, **kwargs: Any) -> None:
+    ``datapath`` is for :class:`~controllers.counting.Counting`.
+    """
+
+    def __init__(
+        self,
+        *args: Any,
+        port: int,
+        desired: Desired,
+        status: Path,
+        topology: str,
+        datapath: str | None = None,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(*args, **kwargs)
         self.port = port
         self.status_file = status
@@ -78,12 +92,14 @@ class Controller(Application):  # type: ignore[misc]
         self.connections: dict[int, Connection] = {}
         self.unknown = 0
         self._dirty = hub.Event()
+        self._counting = Counting(lambda: self.desired, self.switches, statistics_file(status), datapath)
         self.want(desired)
 
     def start(self) -> None:
         super().start()
         self.write_status()
         hub.spawn(self._write_status_forever)
+        hub.spawn(self._counting.run)
 
     # -- what shall be -----------------------------------------------------------------------------------------------
 
@@ -168,6 +184,11 @@ class Controller(Application):  # type: ignore[misc]
     def _state(self, dpid: int) -> State | None:
         return self.states.get(self.desired.names.get(dpid, ""))
 
+    def switches(self) -> dict[str, Switch]:
+        """Return the switches that are in sync, by their element's name."""
+        synchronised = {state.dpid: name for name, state in self.states.items() if state.in_sync}
+        return {synchronised[dpid]: one.switch for dpid, one in self.connections.items() if dpid in synchronised}
+
     # -- a switch is brought to its program --------------------------------------------------------------------------
 
     def _keep(self, connection: Connection) -> None:
@@ -232,6 +253,7 @@ class Controller(Application):  # type: ignore[misc]
 
     @handles(
         [
+            events.EventOFPAggregateStatsReply,
             events.EventOFPFlowDescStatsReply,
             events.EventOFPGroupDescStatsReply,
             events.EventOFPBarrierReply,

@@ -22,17 +22,26 @@ def nat_zones(topology: Topology) -> dict[str, int]:
     return {name: number for number, name in enumerate(names, start=first)}
 
 
+def endpoint_zones(topology: Topology) -> dict[str, dict[str, int]]:
+    """Return the conntrack zone of each endpoint by name, for each load balancer."""
+    zones: dict[str, dict[str, int]] = {name: {} for name in topology.gateway_load_balancers}
+    index = endpoint_index(topology)
+    for vpc in topology.vpcs.values():
+        for name, endpoint in vpc.endpoints.items():
+            zones[endpoint.service][name] = index[name]
+    return zones
+
+
 def zone_timeouts(topology: Topology, time_scale: float = 1.0) -> dict[int, dict[str, int]]:
     """Return, for each zone, the timeouts by the names of ``ovs-vsctl add-zone-tp``, divided by *time_scale*.
 
     In seconds, at least 1: Open vSwitch knows no fractions.
     """
-    zones = endpoint_index(topology)
     balancers = topology.gateway_load_balancers
     timeouts = {
-        zones[name]: timeout_policy(balancers[endpoint.service].tcp.idle_timeout.seconds, NON_TCP, time_scale)
-        for vpc in topology.vpcs.values()
-        for name, endpoint in vpc.endpoints.items()
+        zone: timeout_policy(balancers[gwlb].tcp.idle_timeout.seconds, NON_TCP, time_scale)
+        for gwlb, zones in endpoint_zones(topology).items()
+        for zone in zones.values()
     }
     gateway = timeout_policy(NAT_GATEWAY, NAT_GATEWAY, time_scale)
     return timeouts | {zone: dict(gateway) for zone in nat_zones(topology).values()}

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from controllers.compiler import compile_element
-from controllers.conntrack import zone_timeouts
+from controllers.conntrack import endpoint_zones, zone_timeouts
 from controllers.flows import Program
 from controllers.state import State, StateError
 from topologies.fabric import ElementKind, build_fabric
@@ -24,7 +24,8 @@ from topologies.model import Topology
 class Desired:
     """Elements' names by datapath id, programs by name, and conntrack's time-outs by zone.
 
-    A program that stays the same is the same object.
+    A program that stays the same is the same object. ``endpoints`` are those of each load balancer, with their
+    conntrack zones.
 
     ``generation`` counts from 1 how often files were taken. The digests are those of the files' bytes
     (:func:`file_digest`); that of the state is None where there is no such file.
@@ -33,6 +34,7 @@ class Desired:
     names: Mapping[int, str]
     programs: Mapping[str, Program]
     timeouts: Mapping[int, Mapping[str, int]] = field(default_factory=dict)
+    endpoints: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     generation: int = 0
     topology_digest: str | None = None
     state_digest: str | None = None
@@ -80,7 +82,8 @@ class Files:
         programs = {name: programs[name] for name in fabric.elements}
         timeouts = zone_timeouts(topology, self.time_scale)
         self._model = topology
-        self._desired = Desired(names, programs, timeouts, before.generation + 1, digest, state_digest)
+        endpoints = endpoint_zones(topology)
+        self._desired = Desired(names, programs, timeouts, endpoints, before.generation + 1, digest, state_digest)
         return self._desired
 
 

@@ -413,12 +413,16 @@ class Switch:
         self._sent: dict[int, str] = {}
         self._barrier: int | None = None
         self._answered = hub.Event()
+        self._asked: dict[int, Any] = {}
 
     def close(self) -> None:
         self.datapath.close()
 
     def received(self, message: Any) -> None:
         """Take in a message that answers something. Raises SwitchError for an error that no request has caused."""
+        if message.xid in self._asked:
+            self._asked[message.xid].put(message)
+            return
         if isinstance(message, parser.OFPErrorMsg):
             text = error_text(message)
             if message.xid not in self._sent:
@@ -443,6 +447,29 @@ class Switch:
         if self._errors:
             raise SwitchError("; ".join(self._errors))
         return self._replies
+
+    def aggregate(
+        self, table: int = ofproto.OFPTT_ALL, match: Match = Match(), cookie: int | None = None
+    ) -> tuple[int, int, int]:
+        """Return the packets, the bytes and the number of the flows with that match at least, and that cookie.
+
+        Can be asked while changes are on their way. Raises SwitchError.
+        """
+        mask = 0 if cookie is None else 2**64 - 1
+        anything = (ofproto.OFPP_ANY, ofproto.OFPG_ANY, cookie or 0, mask, encode_match(match))
+        request = parser.OFPAggregateStatsRequest(self.datapath, 0, table, *anything)
+        answers = self._asked[self.datapath.set_xid(request)] = hub.Queue()
+        try:
+            self.datapath.send_msg(request)
+            answer = answers.get(timeout=ANSWER_WITHIN)
+        except hub.QueueEmpty:
+            raise SwitchError(f"no answer within {ANSWER_WITHIN:g} s") from None
+        finally:
+            del self._asked[request.xid]
+        if isinstance(answer, parser.OFPErrorMsg):
+            raise SwitchError(f"{error_text(answer)}: count flows")
+        stats = answer.body.stats
+        return stats["packet_count"], stats["byte_count"], stats["flow_count"]
 
     def read(self, learned: Collection[int] = ()) -> Program:
         """Return the flows and groups that the switch holds, but for the flows of the tables *learned*.
@@ -525,6 +552,14 @@ def start(application: type[Any], port: int, **arguments: Any) -> Any:
 def stop() -> None:
     """End all applications."""
     app_manager.AppManager.get_instance().close()
+
+
+def output(command: Sequence[str]) -> str:
+    """Let green threads run until *command* has ended; return what it printed. Raises OSError if it cannot start."""
+    green = importlib.import_module("eventlet.green.subprocess")
+    process = green.Popen(command, stdout=green.PIPE, stderr=green.DEVNULL)
+    printed: bytes = process.communicate()[0]
+    return printed.decode()
 
 
 def wait_readable(source: socket.socket, seconds: float) -> bool:

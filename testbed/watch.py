@@ -6,7 +6,6 @@ firewalls' own, named as VM-Series publishes them to CloudWatch, and AWS/Gateway
 
 from __future__ import annotations
 
-import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -43,11 +42,12 @@ METRICS = {
 
 @dataclass(frozen=True)
 class Sample:
-    """One value of Prometheus's text."""
+    """One value of Prometheus's text, ``time`` when it was taken (Unix time) where that is known."""
 
     name: str
     labels: Mapping[str, str]
     value: float
+    time: float | None
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ class FirewallRow:
 
 @dataclass(frozen=True)
 class BalancerRow:
-    """A load balancer in one AZ. Flows and rates are None while the service does not publish them."""
+    """A load balancer in one AZ. Flows and rates, a second, are None while they are not known."""
 
     name: str
     az: str
@@ -86,21 +86,19 @@ class Snapshot:
 
 
 class Watch:
-    """Reads a running lab whose files are in *directory*, again and again; rates are between two readings.
+    """Reads a running lab whose files are in *directory*, again and again; rates are between two counts of switches.
 
     *connect* returns a client of the management process, which may have been restarted since; what it raises is
     raised here.
     """
 
-    def __init__(
-        self, connect: Callable[[], Management], directory: Path, clock: Callable[[], float] = time.monotonic
-    ) -> None:
+    def __init__(self, connect: Callable[[], Management], directory: Path) -> None:
         self._connect = connect
         self._client = connect()
         self._directory = directory
-        self._clock = clock
         self._counters: Counters = {}
-        self._read_at = 0.0
+        self._counted = 0.0
+        self._rates: Counters = {}
         self._last_event = 0
         self._events: deque[Mapping[str, Any]] = deque(maxlen=EVENTS)
         self._snapshot = Snapshot()
@@ -123,16 +121,27 @@ class Watch:
         if events:
             self._last_event = events[-1]["number"]
             self._events.extend(events)
-        now = self._clock()
-        before, self._counters = self._counters, counters(samples)
-        seconds, self._read_at = now - self._read_at, now
+        self._measure(samples)
         return Snapshot(
             topology=topology.name,
             firewalls=tuple(firewall_rows(topology, health, samples)),
-            balancers=tuple(balancer_rows(health, samples, rates(before, self._counters, seconds))),
+            balancers=tuple(balancer_rows(health, samples, self._rates)),
             traffic=dict(self._traffic()),
             events=tuple(self._events),
         )
+
+    @property
+    def measuring(self) -> bool:
+        """Whether the switches were counted once: with the next count there are rates."""
+        return bool(self._counters) and not self._rates
+
+    def _measure(self, samples: Iterable[Sample]) -> None:
+        """Bring the rates up to date if the switches have been asked again since."""
+        counted = max((sample.time for sample in samples if sample.time is not None), default=self._counted)
+        if counted != self._counted:
+            now = counters(samples)
+            self._rates = rates(self._counters, now, counted - self._counted)
+            self._counters, self._counted = now, counted
 
     def _traffic(self) -> Iterator[tuple[str, Status]]:
         for file in sorted(self._directory.glob(TRAFFIC)):
@@ -147,7 +156,8 @@ def parse(text: str) -> Iterator[Sample]:
     try:
         for family in text_string_to_metric_families(text):
             for sample in family.samples:
-                yield Sample(sample.name, sample.labels, float(sample.value))
+                taken = None if sample.timestamp is None else float(sample.timestamp)
+                yield Sample(sample.name, sample.labels, float(sample.value), taken)
     except ValueError as error:
         raise ManagementError(f"the management's metrics are malformed: {error}") from None
 
@@ -177,12 +187,12 @@ Counters = Mapping[tuple[str, str, str], float]
 
 
 def counters(samples: Iterable[Sample]) -> Counters:
-    """Return AWS/GatewayELB's metrics. The dimension ``LoadBalancer`` is the name, or AWS's ``gateway/NAME/ID``."""
+    """Return AWS/GatewayELB's metrics."""
     found: dict[tuple[str, str, str], float] = {}
     for sample in samples:
         if sample.name.startswith("aws_gatewayelb_"):
-            place = sample.labels.get("load_balancer", "").removeprefix("gateway/").split("/")[0]
-            found[place, sample.labels.get("availability_zone", ""), sample.name] = sample.value
+            gwlb, az = (sample.labels.get(name, "") for name in ("load_balancer", "availability_zone"))
+            found[gwlb, az, sample.name] = sample.value
     return found
 
 

@@ -6,8 +6,7 @@ request that is refused, in AWS's words where it has any, 404 for a name that no
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import asdict
 from typing import Annotated, Any, Literal
 
@@ -18,11 +17,12 @@ from pydantic import BaseModel, ConfigDict, Field, StrictInt
 from starlette.exceptions import HTTPException
 
 from controllers.management.auto_scaling import LifecycleState, ScalingError
-from controllers.management.metrics import Family, exposition, vm_series
+from controllers.management.metrics import exposition, gateway_elb, vm_series
 from controllers.management.scaling import Scaling
 from controllers.management.service import RequestRefusedError, Service, UnknownNameError
 from controllers.management.telemetry import Telemetry
 from controllers.state import TargetState
+from controllers.statistics import Statistics, statistics_file
 from topologies.endpoint_service import EndpointState
 from topologies.model import Topology
 
@@ -278,28 +278,13 @@ def observation(service: Service, telemetry: Telemetry) -> APIRouter:
         """Return the load balancers' and the firewalls' metrics as Prometheus text."""
         samples = await telemetry.read(service.configuration.appliances)
         firewalls = vm_series({name: sample.values for name, sample in samples.items()})
-        return exposition([*host_counts(service), *firewalls])
+        statistics = Statistics.load(statistics_file(service.configuration.controller_status))
+        states = {
+            gwlb: [(str(one["az"]), str(one["state"])) for one in service.health(gwlb)] for gwlb in service.groups
+        }
+        return exposition([*gateway_elb(service.topology, states, statistics), *firewalls])
 
     return router
-
-
-def host_counts(service: Service) -> Iterable[Family]:
-    """Yield how many targets are healthy and unhealthy in each zone, as ``AWS/GatewayELB`` has it."""
-    counts = Counter[tuple[str, str, str]]()
-    for gwlb in service.groups:
-        for one in service.health(gwlb):
-            counts[gwlb, str(one["az"]), str(one["state"])] += 1
-    zones = sorted({(gwlb, az) for gwlb, az, _ in counts})
-    for state, attribute, name in (
-        (TargetState.HEALTHY, "healthy_host_count", "HealthyHostCount"),
-        (TargetState.UNHEALTHY, "un_healthy_host_count", "UnHealthyHostCount"),
-    ):
-        samples = (
-            ({"load_balancer": gwlb, "availability_zone": az}, float(counts[gwlb, az, state.value]))
-            for gwlb, az in zones
-        )
-        help_text = f"AWS/GatewayELB {name}: targets that are {state.value}"
-        yield Family(f"aws_gatewayelb_{attribute}", "gauge", help_text, tuple(samples))
 
 
 def failure(status: int, text: str) -> JSONResponse:

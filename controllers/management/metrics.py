@@ -1,4 +1,4 @@
-"""Numbers about firewalls and load balancers: read from Prometheus text, aggregated over periods, written again.
+"""Numbers about firewalls and load balancers: aggregated over periods, and written as Prometheus text.
 
 Facts: PAN's Terraform modules name the ten metrics that VM-Series publishes in CloudWatch; AWS GWLB guide, CloudWatch
 metrics: the names and dimensions of ``AWS/GatewayELB``; CloudWatch guide, statistics and alarm evaluation.
@@ -8,9 +8,15 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
+
+from controllers.statistics import Count, Statistics
+from topologies.decision import decision
+from topologies.fabric import zone_of
+from topologies.model import Topology
 
 Statistic = Literal["Average", "Maximum", "Minimum", "Sum"]
 
@@ -30,26 +36,6 @@ VM_SERIES_METRICS = {
 
 #: How many periods without data an alarm looks past: CloudWatch retrieves more data points than it evaluates.
 MISSING_PERIODS = 2
-
-
-class MetricsError(ValueError):
-    """A text that is no Prometheus text: one line."""
-
-
-def parse_vm_series(text: str) -> dict[str, float]:
-    """Return the metrics of :data:`VM_SERIES_METRICS` that a firewall's Prometheus text has, by name.
-
-    Others, and values that are no finite number, are left out. Raises MetricsError.
-    """
-    # Importing it takes as long as starting the rest of this package.
-    from prometheus_client.parser import text_string_to_metric_families
-
-    try:
-        samples = [sample for family in text_string_to_metric_families(text) for sample in family.samples]
-    except (ValueError, KeyError, IndexError) as error:
-        raise MetricsError(f"metrics: not Prometheus text: {' '.join(str(error).split())[:200]}") from None
-    found = ((sample.name, float(sample.value)) for sample in samples if sample.name in VM_SERIES_METRICS)
-    return {name: value for name, value in found if math.isfinite(value)}
 
 
 @dataclass(frozen=True)
@@ -144,61 +130,80 @@ def aggregate(statistic: Statistic, values: list[float]) -> float:
 
 @dataclass(frozen=True)
 class Family:
-    """A metric as Prometheus has it: samples are labels and a value."""
+    """A metric as Prometheus has it: samples are labels and a value, ``time`` when they were taken (Unix time)."""
 
     name: str
     type: Literal["gauge", "counter"]
     help: str
     samples: tuple[tuple[Mapping[str, str], float], ...]
-
-
-@dataclass(frozen=True)
-class NodeMetrics:
-    """``AWS/GatewayELB`` of one load balancer in one zone. Counts that AWS gives a minute are totals here."""
-
-    load_balancer: str
-    """The dimension ``LoadBalancer``: ``gateway/NAME/ID``."""
-    target_group: str
-    availability_zone: str
-    active_flow_count: int
-    new_flow_count: int
-    processed_bytes: int
-    healthy_host_count: int
-    un_healthy_host_count: int
-    tcp_elb_reset_count: int
+    time: float | None = None
 
 
 #: Name in CloudWatch, attribute, type, meaning.
-_NODE_METRICS: tuple[tuple[str, str, Literal["gauge", "counter"], str], ...] = (
-    ("ActiveFlowCount", "active_flow_count", "gauge", "flows that are not idle"),
-    ("NewFlowCount", "new_flow_count", "counter", "flows that began"),
-    ("ProcessedBytes", "processed_bytes", "counter", "bytes that were processed, both ways"),
+GATEWAY_ELB: tuple[tuple[str, str, Literal["gauge", "counter"], str], ...] = (
     ("HealthyHostCount", "healthy_host_count", "gauge", "targets that are healthy"),
     ("UnHealthyHostCount", "un_healthy_host_count", "gauge", "targets that are unhealthy"),
+    ("ActiveFlowCount", "active_flow_count", "gauge", "flows that are known, idle ones too"),
+    ("NewFlowCount", "new_flow_count", "counter", "flows that began"),
+    ("ProcessedBytes", "processed_bytes", "counter", "bytes from endpoints and back to them, in Ethernet frames"),
     ("TCP_ELB_Reset_Count", "tcp_elb_reset_count", "counter", "TCP resets that the load balancer made"),
 )
 
+#: A load balancer and an AZ; None is all of them.
+Node = tuple[str, str | None]
 
-def gateway_elb(nodes: Iterable[NodeMetrics]) -> list[Family]:
-    """Return the families of ``AWS/GatewayELB``, named as the CloudWatch exporter does, totals ``_total``."""
-    nodes = tuple(nodes)
-    labels = [
-        {
-            "load_balancer": node.load_balancer,
-            "target_group": node.target_group,
-            "availability_zone": node.availability_zone,
-        }
-        for node in nodes
-    ]
+
+def gateway_elb(
+    topology: Topology, states: Mapping[str, Iterable[tuple[str, str]]], statistics: Statistics | None
+) -> list[Family]:
+    """Return the families of ``AWS/GatewayELB``, named as the CloudWatch exporter does, totals ``_total``.
+
+    *states* are (AZ, state) of each load balancer's targets. Counts that AWS gives a minute are totals here. What comes
+    of the *statistics* carries their time.
+    """
+    values: dict[str, Counter[Node]] = {attribute: Counter() for _, attribute, _, _ in GATEWAY_ELB}
+    for gwlb, found in states.items():
+        for az, state in found:
+            values["healthy_host_count"][gwlb, az] += state == "healthy"
+            values["un_healthy_host_count"][gwlb, az] += state == "unhealthy"
+    if statistics:
+        for name, node, value in carried(topology, statistics):
+            values[name][node] += value
     return [
         Family(
             f"aws_gatewayelb_{attribute}{'_total' if kind == 'counter' else ''}",
             kind,
             f"AWS/GatewayELB {name}: {meaning}",
-            tuple(zip(labels, (getattr(node, attribute) for node in nodes), strict=True)),
+            tuple((dimensions(*node), float(value)) for node, value in sorted(values[attribute].items())),
+            statistics.time if statistics and not attribute.endswith("host_count") else None,
         )
-        for name, attribute, kind, meaning in _NODE_METRICS
+        for name, attribute, kind, meaning in GATEWAY_ELB
     ]
+
+
+def carried(topology: Topology, statistics: Statistics) -> Iterator[tuple[str, Node, int]]:
+    """Yield what the load balancers' decisions say: an attribute, where, and how much more of it."""
+
+    def count(gwlb: str, table: str, destination: str) -> Count:
+        return statistics.decisions.get(decision(gwlb, table, destination), Count())
+
+    for gwlb in topology.gateway_load_balancers:
+        yield "tcp_elb_reset_count", (gwlb, None), count(gwlb, "targets", "reset").packets
+    nodes = set[tuple[str, str]]()
+    for vpc in topology.vpcs.values():
+        for name, endpoint in vpc.endpoints.items():
+            node = endpoint.service, zone_of(vpc, endpoint.subnet)
+            nodes.add(node)
+            for table in ("endpoints", "returned"):
+                yield "processed_bytes", node, count(endpoint.service, table, name).bytes
+            if name in statistics.flows:
+                yield "active_flow_count", node, statistics.flows[name]
+    for gwlb, az in nodes:
+        yield "new_flow_count", (gwlb, az), count(gwlb, "connections", f"new in {az}").packets
+
+
+def dimensions(gwlb: str, az: str | None) -> dict[str, str]:
+    return {"load_balancer": gwlb} | ({"availability_zone": az} if az else {})
 
 
 def vm_series(firewalls: Mapping[str, Mapping[str, float]]) -> list[Family]:
@@ -222,9 +227,10 @@ def exposition(families: Iterable[Family]) -> str:
     """Return Prometheus text (format 0.0.4) of families; those without a sample are left out."""
     lines = []
     for family in families:
+        time = "" if family.time is None else f" {round(family.time * 1000)}"
         if family.samples:
             lines += [f"# HELP {family.name} {family.help}", f"# TYPE {family.name} {family.type}"]
         for labels, value in family.samples:
             inner = ",".join(f'{name}="{_escape(text)}"' for name, text in labels.items())
-            lines.append(f"{family.name}{{{inner}}} {value}")
+            lines.append(f"{family.name}{{{inner}}} {value}{time}")
     return "".join(f"{line}\n" for line in lines)

@@ -13,6 +13,8 @@ from testbed.errors import MachineError, RequestError
 
 #: Lines of a frame that are not events, with four firewalls.
 FRAME = 22
+#: How long one frame waits for rates, in seconds.
+PATIENCE = 10.0
 
 
 def command(
@@ -32,8 +34,10 @@ def command(
     watch = Watch(management, running_lab().directory)
     snapshot = watch.read()
     if once:
-        time.sleep(interval)  # rates are between two readings
-        snapshot = watch.read()
+        patience = time.monotonic() + PATIENCE
+        while watch.measuring and not snapshot.problem and time.monotonic() < patience:
+            time.sleep(interval)
+            snapshot = watch.read()
         if snapshot.problem:
             raise MachineError(snapshot.problem)
         console.print(render(snapshot))

@@ -23,6 +23,7 @@ import pytest
 from controllers.management.client import Management, ManagementError
 from controllers.process import started
 from controllers.state import State
+from controllers.statistics import Count, Statistics, statistics_file
 from tests.controller.fake_firewall import Port, health
 from topologies.loader import load_topology
 from topologies.model import Topology
@@ -267,6 +268,12 @@ def test_the_api_registers_drains_and_configures(make: Callable[..., Lab]) -> No
         metrics = client.metrics_text()
         zone_a = '{load_balancer="gwlb",availability_zone="a"}'
         assert f"aws_gatewayelb_healthy_host_count{zone_a} 1.0\n" in metrics
+        assert "new_flow_count" not in metrics
+        carried = Statistics(time=5.0, decisions={"gwlb/connections new in a": Count(7, 420)}, flows={"gwlbe1-a": 2})
+        carried.save(statistics_file(lab.directory / "controller.json"))
+        metrics = client.metrics_text()
+        assert f"aws_gatewayelb_new_flow_count_total{zone_a} 7.0 5000\n" in metrics
+        assert f"aws_gatewayelb_active_flow_count{zone_a} 2.0 5000\n" in metrics
 
 
 def test_the_api_refuses_in_one_line(make: Callable[..., Lab]) -> None:

@@ -27,6 +27,7 @@ from scapy.layers.l2 import ARP, Ether
 
 from controllers.compiler import compile_topology
 from controllers.conntrack import nat_zones
+from controllers.statistics import Count, Statistics, statistics_file
 from topologies.fabric import ROUTER_MAC, Element, build_fabric, endpoint_index, mac_address
 from topologies.loader import load_topology
 from topologies.walk import Hop, hosts, walks
@@ -75,6 +76,7 @@ class ControllerProcess:
 
     def __post_init__(self) -> None:
         command = [sys.executable, "-m", "controllers", "--topology", "gwlb", "--status", str(self.status_file)]
+        command += ["--datapath", "dummy"]
         self.process = subprocess.Popen(command)
         wait_for(self.status_file.exists, "the controller's status file")
 
@@ -394,6 +396,43 @@ def test_arp(world: World, host: str, asked: str, answer: str | None) -> None:
     run("ovs-ofctl", "del-flows", WORLD, "cookie=999/-1")
     assert f"n_packets={1 if answer else 0}," in flows
     assert met[f"to {host}"] == 0
+
+
+def test_what_load_balancers_carry_is_counted(world: World) -> None:
+    file = statistics_file(world.controller.status_file)
+
+    def counted(decision: str) -> int:
+        found = Statistics.load(file)
+        return found.decisions.get(decision, Count()).packets if found else -1
+
+    def flows(endpoint: str) -> int:
+        found = Statistics.load(file)
+        return found.flows.get(endpoint, -1) if found else -1
+
+    before = world.counts()
+    wait_for(lambda: counted("gwlb/commit new connection") == before["gwlb/commit new connection"], "a count")
+    world.counted = None
+    met = world.met("web1", *(syn("web1", ADDRESSES["app2"]) for _ in range(5)))
+    assert met["gwlb/commit new connection"] == 5
+    after = before + met
+    counts = [name for name in DECISIONS.values() if name.startswith("gwlb/")]
+    wait_for(lambda: all(counted(name) == after[name] for name in counts), "the switch's own counts")
+    zones = endpoint_index(TOPOLOGY)
+
+    def tracked(endpoint: str) -> int:
+        zone = f"zone={zones[endpoint]}"
+        return len(run("ovs-appctl", "dpctl/dump-conntrack", "dummy@ovs-dummy", zone).splitlines())
+
+    assert tracked("gwlbe3-a") + tracked("gwlbe3-b") >= 5
+    # Those of tests before this one end meanwhile.
+    wait_for(lambda: all(flows(name) == tracked(name) for name in zones), "the connections")
+    # Of a 3-tuple flow both directions are learned.
+    for way in ("nw_src=1.1.1.1,nw_dst=2.2.2.2", "nw_src=2.2.2.2,nw_dst=1.1.1.1"):
+        learned = f"table=7,priority=3,reg2={zones['gwlbe1-a']},tcp,{way} actions=drop"
+        run("ovs-ofctl", "-O", "OpenFlow15", "add-flow", "gwlb", learned)
+    wait_for(lambda: flows("gwlbe1-a") == tracked("gwlbe1-a") + 1, "the learned flow")
+    run("ovs-ofctl", "-O", "OpenFlow15", "del-flows", "gwlb", "table=7")
+    wait_for(lambda: flows("gwlbe1-a") == tracked("gwlbe1-a"), "no learned flow")
 
 
 def test_a_killed_controller_changes_nothing_and_a_new_one_finds_nothing_to_do(world: World, tmp_path: Path) -> None:

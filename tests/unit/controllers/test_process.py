@@ -33,7 +33,7 @@ def test_another_process_with_the_id_is_left_alone(child: subprocess.Popen[bytes
     start = started(child.pid)
     assert start is not None
     assert not send_signal(child.pid, start - 1, signal.SIGKILL)
-    assert child.communicate(b"\n", 60) == (None, None)
+    child.communicate(b"\n", 60)
     assert child.returncode == 0, "it ended by itself"
 
 

@@ -43,7 +43,7 @@ class Service:
             'panSessionActive{firewall="fw1"} 1234\n'
             'panSessionThroughputKbps{firewall="fw1"} 5678.9\n'
             'DataPlaneCPUUtilizationPct{firewall="fw1"} 42.4\n'
-            'aws_gatewayelb_active_flow_count{load_balancer="gateway/gwlb/0123",availability_zone="a"} 77\n'
+            'aws_gatewayelb_active_flow_count{load_balancer="gwlb",availability_zone="a"} 77\n'
         )
         self.down = False
 
@@ -287,18 +287,22 @@ def seen(watch: Watch) -> str:
 
 @pytest.fixture
 def watch(service: Service, tmp_path: Path) -> Watch:
-    times = iter(range(100, 200, 2))  # two seconds between readings
-    return Watch(lambda: client.Management(PORT), tmp_path / "lab", lambda: next(times))
+    return Watch(lambda: client.Management(PORT), tmp_path / "lab")
 
 
 PLACE = '{load_balancer="gwlb",availability_zone="a"}'
 
 
-def test_rates_are_between_two_readings(watch: Watch, service: Service) -> None:
-    for flows, processed, expected in ((10, 1000, ["–", "–"]), (30, 251000, ["10", "1,000"]), (5, 0, ["–", "–"])):
+def test_rates_are_between_two_counts_however_often_they_are_read(watch: Watch, service: Service) -> None:
+    for seconds, flows, processed, expected in (
+        (100, 10, 1000, ["–", "–"]),
+        (102, 30, 251000, ["10", "1,000"]),
+        (102, 30, 251000, ["10", "1,000"]),
+        (104, 5, 0, ["–", "–"]),
+    ):
         service.metrics = (
-            f"aws_gatewayelb_new_flow_count_total{PLACE} {flows}\n"
-            f"aws_gatewayelb_processed_bytes_total{PLACE} {processed}\n"
+            f"aws_gatewayelb_new_flow_count_total{PLACE} {flows} {seconds * 1000}\n"
+            f"aws_gatewayelb_processed_bytes_total{PLACE} {processed} {seconds * 1000}\n"
         )
         row = next(words for words in squeezed(seen(watch)) if words[:2] == ["gwlb", "a"])
         assert row[-2:] == expected

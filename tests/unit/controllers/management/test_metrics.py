@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 
 import pytest
 from hypothesis import given
@@ -13,45 +12,18 @@ from prometheus_client.parser import text_string_to_metric_families
 from controllers.management.metrics import (
     VM_SERIES_METRICS,
     Family,
-    MetricsError,
-    NodeMetrics,
     Series,
     exposition,
     gateway_elb,
-    parse_vm_series,
     vm_series,
 )
-from firewall_vnf.metrics import METRICS, prometheus
+from controllers.statistics import Count, Statistics
+from firewall_vnf.metrics import METRICS
+from topologies.loader import load_topology
 
 
 def test_the_firewall_publishes_what_is_read() -> None:
     assert [metric.name for metric in METRICS] == list(VM_SERIES_METRICS)
-    values = {name: number + 0.5 for number, name in enumerate(VM_SERIES_METRICS)}
-    assert parse_vm_series(prometheus('fw"1', values)) == values
-
-
-def test_other_metrics_and_values_that_are_no_number_are_left_out() -> None:
-    text = "# TYPE up gauge\nup 1\npanSessionActive NaN\npanSessionUtilization +Inf\npanSessionThroughputPps 12\n"
-    assert parse_vm_series(text) == {"panSessionThroughputPps": 12.0}
-
-
-def test_a_text_that_is_none_is_one_line() -> None:
-    with pytest.raises(
-        MetricsError, match=r"^metrics: not Prometheus text: could not convert string to float: 'many'$"
-    ):
-        parse_vm_series("panSessionActive many\n")
-
-
-@given(st.text())
-def test_any_text_is_read_or_refused_in_one_line(text: str) -> None:
-    lines = 1
-    values: dict[str, float] = {}
-    try:
-        values = parse_vm_series(text)
-    except MetricsError as error:
-        lines = len(str(error).splitlines())
-    assert lines == 1
-    assert all(name in VM_SERIES_METRICS and math.isfinite(value) for name, value in values.items())
 
 
 @pytest.mark.parametrize(("statistic", "value"), [("Average", 40), ("Maximum", 60), ("Minimum", 20), ("Sum", 80)])
@@ -117,23 +89,55 @@ def read_back(text: str) -> list[tuple[str, str, dict[str, str], float]]:
     return [(f.type, s.name, s.labels, s.value) for f in families for s in f.samples]
 
 
-def test_the_load_balancers_metrics() -> None:
-    node = NodeMetrics("gateway/gwlb/0a1b", "targetgroup/gwlb/2c3d", "a", 7, 100, 123456789, 2, 1, 3)
-    labels = {
-        "load_balancer": "gateway/gwlb/0a1b",
-        "target_group": "targetgroup/gwlb/2c3d",
-        "availability_zone": "a",
-    }
-    text = exposition(gateway_elb([node]))
+STATES = {"gwlb": [("a", "healthy"), ("a", "draining"), ("b", "unhealthy"), ("b", "healthy"), ("b", "healthy")]}
+COUNTED = Statistics(
+    time=1700000000.25,
+    decisions={
+        "gwlb/connections new in a": Count(5, 300),
+        "gwlb/endpoints gwlbe1-a": Count(10, 1000),
+        "gwlb/returned gwlbe1-a": Count(9, 900),
+        "gwlb/endpoints gwlbe3-a": Count(1, 60),
+        "gwlb/endpoints gwlbe1-b": Count(2, 120),
+        "gwlb/endpoints from GENEVE": Count(9, 900),
+        "gwlb/targets reset": Count(3, 180),
+    },
+    flows={"gwlbe1-a": 4, "gwlbe3-a": 2, "gwlbe1-b": 1},
+)
+
+
+def test_the_load_balancers_metrics_by_zone() -> None:
+    text = exposition(gateway_elb(load_topology("gwlb"), STATES, COUNTED))
+    a, b = ({"load_balancer": "gwlb", "availability_zone": az} for az in "ab")
     assert read_back(text) == [
-        ("gauge", "aws_gatewayelb_active_flow_count", labels, 7),
-        ("counter", "aws_gatewayelb_new_flow_count_total", labels, 100),
-        ("counter", "aws_gatewayelb_processed_bytes_total", labels, 123456789),
-        ("gauge", "aws_gatewayelb_healthy_host_count", labels, 2),
-        ("gauge", "aws_gatewayelb_un_healthy_host_count", labels, 1),
-        ("counter", "aws_gatewayelb_tcp_elb_reset_count_total", labels, 3),
+        ("gauge", "aws_gatewayelb_healthy_host_count", a, 1),
+        ("gauge", "aws_gatewayelb_healthy_host_count", b, 2),
+        ("gauge", "aws_gatewayelb_un_healthy_host_count", a, 0),
+        ("gauge", "aws_gatewayelb_un_healthy_host_count", b, 1),
+        ("gauge", "aws_gatewayelb_active_flow_count", a, 6),
+        ("gauge", "aws_gatewayelb_active_flow_count", b, 1),
+        ("counter", "aws_gatewayelb_new_flow_count_total", a, 5),
+        ("counter", "aws_gatewayelb_new_flow_count_total", b, 0),
+        ("counter", "aws_gatewayelb_processed_bytes_total", a, 1960),
+        ("counter", "aws_gatewayelb_processed_bytes_total", b, 120),
+        ("counter", "aws_gatewayelb_tcp_elb_reset_count_total", {"load_balancer": "gwlb"}, 3),
     ]
     assert "# HELP aws_gatewayelb_tcp_elb_reset_count_total AWS/GatewayELB TCP_ELB_Reset_Count: " in text
+
+
+def test_what_switches_counted_carries_the_time_of_that() -> None:
+    text = exposition(gateway_elb(load_topology("gwlb"), STATES, COUNTED))
+    samples = [sample for family in text_string_to_metric_families(text) for sample in family.samples]
+    times = {sample.name: sample.timestamp for sample in samples}
+    assert times["aws_gatewayelb_active_flow_count"] == times["aws_gatewayelb_new_flow_count_total"] == COUNTED.time
+    assert times["aws_gatewayelb_healthy_host_count"] is None
+
+
+def test_before_the_switches_were_counted_there_are_hosts_only() -> None:
+    text = exposition(gateway_elb(load_topology("gwlb"), STATES, None))
+    assert {name for _, name, _, _ in read_back(text)} == {
+        "aws_gatewayelb_healthy_host_count",
+        "aws_gatewayelb_un_healthy_host_count",
+    }
 
 
 def test_the_firewalls_metrics_are_written_once_each_with_all_firewalls() -> None:
