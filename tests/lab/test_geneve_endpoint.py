@@ -5,9 +5,11 @@ from __future__ import annotations
 import contextlib
 import os
 import platform
+import shutil
 import socket
 import struct
 import subprocess
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -678,15 +680,33 @@ def test_health_checks_and_arp_are_the_kernels(cloud: Cloud) -> None:
     assert after == before
 
 
-def test_tshark_reads_what_the_endpoint_sends(cloud: Cloud, tmp_path: Path) -> None:
+@pytest.fixture
+def public_directory() -> Iterator[Path]:
+    """A directory that everybody may read."""
+    with tempfile.TemporaryDirectory() as directory:
+        Path(directory).chmod(0o755)
+        yield Path(directory)
+
+
+def test_tshark_reads_what_the_endpoint_sends(cloud: Cloud, public_directory: Path) -> None:
     """With our dissector of AWS's options, and Wireshark's own of all else."""
     frames = [Ether(cloud.to_target(packet)) for packet, _, _ in FLOWS.values()]
-    wrpcap(str(tmp_path / "geneve.pcap"), frames)
+    capture, dissector = public_directory / "geneve.pcap", public_directory / DISSECTOR.name
+    wrpcap(str(capture), frames)
+    shutil.copyfile(DISSECTOR, dissector)
     fields = ["ip.checksum.status", "geneve.vni", "geneve.option.class", "geneve.option.type", "geneve.proto_type"]
     fields += ["gwlb.endpoint", "gwlb.attachment", "gwlb.cookie", "_ws.malformed"]
-    command = ["tshark", "-r", str(tmp_path / "geneve.pcap"), "-o", "ip.check_checksum:TRUE", "-T", "fields"]
-    command += ["-X", f"lua_script:{DISSECTOR}", *(argument for field in fields for argument in ("-e", field))]
-    result = subprocess.run(command, capture_output=True, text=True, check=True)
+    command = ["tshark", "-r", str(capture), "-o", "ip.check_checksum:TRUE", "-T", "fields"]
+    command += ["-X", f"lua_script:{dissector}", *(argument for field in fields for argument in ("-e", field))]
+    # Wireshark 4.4 runs no scripts for root.
+    nobody = {
+        "user": "nobody",
+        "group": "nogroup",
+        "extra_groups": (),
+        "env": os.environ | {"HOME": str(public_directory)},
+    }
+    result = subprocess.run(command, capture_output=True, text=True, cwd=public_directory, **nobody)  # type: ignore[call-overload]
+    assert result.returncode == 0, result.stderr
     lines = [line.split("\t") for line in result.stdout.splitlines()]
     assert len(lines) == len(frames)
     for line, (packet, ends, ip_protocol) in zip(lines, FLOWS.values(), strict=True):
