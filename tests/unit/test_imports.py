@@ -75,3 +75,17 @@ def test_one_module_imports_the_controller_framework(library: str, only: str) ->
 @pytest.mark.parametrize("package", ["topologies", "controllers", "firewall_vnf"])
 def test_mininet_stays_in_the_testbed(package: str) -> None:
     assert not any("mininet" in imported(module) for module in (ROOT / package).rglob("*.py"))
+
+
+@pytest.mark.parametrize("package", [package for package in PACKAGES if package != "scripts"])
+def test_every_module_has_its_row(package: str) -> None:
+    """A folder of many alike has one row for all of them."""
+    text = (ROOT / "docs/architecture.md").read_text()
+    rows = [line.split("|")[1] for line in text.splitlines() if line.startswith("| `")]
+    named = {name for row in rows for name in re.findall(r"`([\w./]+)`", row)}
+    modules = {
+        file.stem if f"{file.parent.name}/" not in named or file.parent.name == "management" else f"{file.parent.name}/"
+        for file in (ROOT / package).rglob("*.py")
+        if not file.stem.startswith("__")
+    }
+    assert modules - named == set()
