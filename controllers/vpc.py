@@ -34,6 +34,10 @@ from topologies.routing import Route, TargetKind, subnet_table, vpc_attachment, 
 
 #: What neither AWS's router nor ours forwards: multicast, reserved and broadcast addresses.
 MULTICAST = IPv4Network("224.0.0.0/3")
+#: What no router forwards: RFC 3927, 2.7. The lab's management network has such addresses.
+LINK_LOCAL = IPv4Network("169.254.0.0/16")
+#: Any tag (OpenFlow 1.5.1, 7.2.3.8). To OpenFlow the type of a tagged frame is that of the packet in it.
+VLAN_TAG = (0x1000, 0x1000)
 
 
 def compile_vpc(topology: Topology, element: Element) -> Program:
@@ -80,6 +84,8 @@ class VpcCompiler:
         for protocol in (IP, ARP):
             pipeline.flow(self.decision(named, "source check"), INTERFACES, 1, match(protocol))
         pipeline.flow(self.decision(named, "multicast"), INTERFACES, 40, match(IP, ipv4_dst=MULTICAST))
+        pipeline.flow(self.decision(named, "link-local"), INTERFACES, 40, match(IP, ipv4_dst=LINK_LOCAL))
+        pipeline.flow(self.decision(named, "VLAN tag"), INTERFACES, 50, match(vlan_vid=VLAN_TAG))
         for port in self.element.ports.values():
             if port.kind is PortKind.HOST:
                 self.instance(port.number, port.resource)
