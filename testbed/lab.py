@@ -461,8 +461,10 @@ class Lab:
         return [problem for part in parts if (problem := part.problem())]
 
 
-#: What every node starts with. IPv6's own chatter would disturb counters that are compared with what was sent.
+#: What every node starts with. IPv6's own chatter would disturb counters that are compared with what was sent. Only
+#: switches forward, but a new namespace takes over whether the machine does.
 START_NODE = [
+    "echo 0 > /proc/sys/net/ipv4/ip_forward",
     "echo 1 > /proc/sys/net/ipv6/conf/all/disable_ipv6",
     "ip link set lo up",
 ]
