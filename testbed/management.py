@@ -31,10 +31,15 @@ def management_addresses(links: Iterable[ApplianceLink]) -> dict[str, IPv4Addres
 
 
 def node_commands(appliances: Iterable[str]) -> list[str]:
-    """Return the commands that make the management network out of the node's interfaces, one for each appliance."""
+    """Return the commands that make the management network out of the node's interfaces, one for each appliance.
+
+    They are isolated: an appliance reaches the node and no other appliance, so that one rogue is no danger to the rest.
+    """
     commands = ["ip link add network type bridge", f"ip address add {FIRST}/{PREFIX} dev network"]
     commands += ["ip link set network up"]
-    return commands + [f"ip link set {name} master network up" for name in appliances]
+    for name in appliances:
+        commands += [f"ip link set {name} master network up", f"ip link set {name} type bridge_slave isolated on"]
+    return commands
 
 
 def appliance_commands(address: IPv4Address) -> list[str]:
