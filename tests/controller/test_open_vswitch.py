@@ -347,11 +347,13 @@ def test_fragments_are_dropped_and_counted(world: World) -> None:
 
 
 def test_a_nat_gateway_translates_and_lets_in_replies_only(world: World) -> None:
-    there = world.met("app1", syn("app1", ADDRESSES["server"]))
+    question = syn("app1", ADDRESSES["server"])
+    there = world.met("app1", question)
     gateway = next(d.split("/")[1].split()[0] for d in there if d.endswith(" snat"))
     nat = next(vpc.nat_gateways[gateway] for vpc in TOPOLOGY.vpcs.values() if gateway in vpc.nat_gateways)
     tracked = run("ovs-appctl", "dpctl/dump-conntrack", f"zone={nat_zones(TOPOLOGY)[gateway]}")
-    port = int(re.search(rf"reply=.*dst={nat.address},sport=80,dport=(\d+)", tracked)[1])  # type: ignore[index]
+    ours = next(line for line in tracked.splitlines() if f"sport={question[TCP].sport}," in line)
+    port = int(re.search(rf"reply=.*dst={nat.address},sport=80,dport=(\d+)", ours)[1])  # type: ignore[index]
     answer = IP(src=ADDRESSES["server"], dst=str(nat.public_address))
     back = world.met("server", answer / TCP(sport=80, dport=port, flags="SA", seq=1, ack=1))
     assert any(follows(back, hops) for hops in walks(TOPOLOGY, "app1", "server", reply=True)), back
