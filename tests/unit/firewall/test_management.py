@@ -85,7 +85,7 @@ def test_closed_means_refused() -> None:
     step = count()
     management = ManagementPort(LOCAL, 0, "fw1", lambda: busier(step), 3600.0, 0.0)
     management.close()
-    with pytest.raises(urllib.error.URLError, match="refused|ECONNREFUSED"):
+    with pytest.raises(urllib.error.URLError, match=r"refused|ECONNREFUSED"):
         get(management, "/metrics")
 
 
