@@ -10,9 +10,7 @@ from topologies.walk import address_for, hosts
 
 class Prompt(CLI):  # type: ignore[misc]
     prompt = "bumpwire> "
-    intro = (
-        "NODE COMMAND runs a command on a node (web1 ping -c1 app2); nodes, net and help say more; exit leaves."
-    )
+    intro = "NODE COMMAND runs a command on a node (web1 ping -c1 app2); nodes, net and help say more; exit leaves."
 
     def __init__(self, lab: Lab) -> None:
         self.lab = lab
