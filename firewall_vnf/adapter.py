@@ -34,6 +34,8 @@ SEND_BUFFER = 16 << 20
 BATCH = 256
 #: Longest wait in seconds, so that timers, signals and the heartbeat go on without traffic.
 TICK = 0.1
+#: The same for what has no timers. Signals wake the loop by themselves.
+IDLE_TICK = 5.0
 
 
 class AdapterError(Exception):
@@ -165,9 +167,10 @@ class Loop:
         poll.register(interface.fileno(), select.POLLIN)
         for service in services:
             service.register(poll)
+        tick = TICK if services else IDLE_TICK
         expiry = 0.0
         while self.running:
-            events = poll.poll(int(TICK * 1000))
+            events = poll.poll(int(1000 * tick))
             carried = 0
             for _ in range(BATCH):
                 length = receive()
