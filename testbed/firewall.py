@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import signal
 import subprocess
@@ -14,7 +13,7 @@ from firewall_vnf.control import Control
 from firewall_vnf.session import Timers
 from testbed.errors import RequestError
 from testbed.nodes import Host
-from testbed.service import last_line
+from testbed.service import Part, last_line
 from topologies.ids import endpoint_ids
 from topologies.model import Topology
 
@@ -56,10 +55,9 @@ def firewall_configuration(
     }
 
 
-class Appliance:
+class Appliance(Part):
     """A process that turns the load balancer's packets around on its node; what it prints is in ``logs``."""
 
-    process: subprocess.Popen[bytes]
     #: Whether a scenario has ended it, so that it is no problem that it is gone.
     meant_to_be_dead = False
 
@@ -78,8 +76,7 @@ class Appliance:
     def kill(self, meant: bool = False) -> None:
         """Kill the process as an accident would, and wait until it is gone. *meant*: a story tells of it."""
         self.meant_to_be_dead = meant
-        self.process.kill()
-        self.process.wait()
+        super().kill()
 
     def freeze(self) -> None:
         """Stop the process without ending it: the kernel still completes TCP handshakes for it, nobody answers."""
@@ -88,16 +85,6 @@ class Appliance:
     def thaw(self) -> None:
         """Let a frozen process go on."""
         self.process.send_signal(signal.SIGCONT)
-
-    def end(self) -> None:
-        """Ask the process to end; :meth:`wait` gives it the time that its logs need to be complete."""
-        if self.process.poll() is None:
-            self.process.terminate()
-
-    def wait(self) -> None:
-        """Wait until the process has ended, but not for long."""
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            self.process.wait(GRACE)
 
     def problem(self) -> str | None:
         """Return a line when the process is gone, with the last line of what it printed."""

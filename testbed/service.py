@@ -1,4 +1,4 @@
-"""A process of the lab that works for it in the background and says in a status file how it is."""
+"""The lab's processes: how one ends, and one that works in the background and says in a status file how it is."""
 
 from __future__ import annotations
 
@@ -11,11 +11,32 @@ from typing import Any
 
 #: The files in the lab's directory that say what the cloud shall be: the model, and the state of its targets.
 TOPOLOGY, STATE = "topology.yaml", "state.json"
-#: How long a service may take to end when it is told to, in seconds.
+#: How long a part may take to end, and to write its logs, when it is told to, in seconds.
 GRACE = 5.0
 
 
-class Service:
+class Part:
+    """A part of the lab that is a process."""
+
+    process: subprocess.Popen[bytes]
+
+    def kill(self) -> None:
+        """Kill the process as an accident would, and wait until it is gone."""
+        self.process.kill()
+        self.process.wait()
+
+    def end(self) -> None:
+        """Ask the process to end; :meth:`wait` gives it the time that it needs."""
+        if self.process.poll() is None:
+            self.process.terminate()
+
+    def wait(self) -> None:
+        """Wait until the process has ended, but not for long."""
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self.process.wait(GRACE)
+
+
+class Service(Part):
     """``python -m MODULE`` with *arguments*; ``NAME.json`` in *directory* is its status file, ``NAME.log`` its log."""
 
     def __init__(self, name: str, module: str, arguments: list[str], directory: Path) -> None:
@@ -41,21 +62,6 @@ class Service:
     def arguments(self) -> list[str]:
         """Return the command's arguments for the next start."""
         return self._arguments
-
-    def kill(self) -> None:
-        """Kill the process as an accident would, and wait until it is gone."""
-        self.process.kill()
-        self.process.wait()
-
-    def end(self) -> None:
-        """Ask the process to end; :meth:`wait` gives it the time that it needs."""
-        if self.process.poll() is None:
-            self.process.terminate()
-
-    def wait(self) -> None:
-        """Wait until the process has ended, but not for long."""
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            self.process.wait(GRACE)
 
     def status(self) -> dict[str, Any]:
         """Return the status file's content; empty until it is written."""
