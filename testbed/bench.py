@@ -22,6 +22,7 @@ from testbed.probes import connections, iperf3
 from testbed.progress import Narrator, quantity
 from testbed.results import Label, Measurement, Results, Table
 from topologies.bypass import without_inspection
+from topologies.fabric import balancer_of
 from topologies.model import Topology
 
 #: The flows of every variant: from spoke 1 to spoke 2, over the Transit Gateway.
@@ -43,9 +44,9 @@ def scapy(_lab: Lab, _name: str) -> list[str]:
 
 
 def nfqueue(lab: Lab, name: str) -> list[str]:
-    gwlb = next(gwlb for gwlb in lab.topology.gateway_load_balancers.values() if name in gwlb.appliances)
+    gwlb = balancer_of(lab.topology, name)
     vpc = lab.topology.vpcs[gwlb.vpc]
-    zone = vpc.subnets[gwlb.appliances[name].subnet].az
+    zone = lab.zone(name)
     node: IPv4Address = next(address for subnet, address in gwlb.subnets.items() if vpc.subnets[subnet].az == zone)
     own = gwlb.appliances[name].address
     return [sys.executable, "-m", "testbed.peers.nfqueue_appliance", str(node), str(own)]

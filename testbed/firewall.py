@@ -14,6 +14,7 @@ from firewall_vnf.session import Timers
 from testbed.errors import RequestError
 from testbed.nodes import Host
 from testbed.service import Part, last_line
+from topologies.fabric import balancer_of
 from topologies.ids import endpoint_ids
 from topologies.model import Topology
 
@@ -33,7 +34,7 @@ def firewall_configuration(
     time-outs are scaled as the load balancer's are, but what protects a handshake is not. Raises RequestError when the
     topology does not say which policy its firewalls run.
     """
-    gwlb = next(gwlb for gwlb in topology.gateway_load_balancers.values() if name in gwlb.appliances)
+    gwlb = balancer_of(topology, name)
     firewalls = topology.firewalls
     if firewalls is None:
         raise RequestError(f"topology {topology.name}: {name} has no policy; name a file in firewalls.policy")

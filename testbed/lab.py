@@ -43,7 +43,7 @@ from testbed.running import refusals
 from testbed.service import STATE, TOPOLOGY, Service
 from testbed.teardown import take_down
 from topologies.defaults import scaling_instances
-from topologies.fabric import Fabric, PortKind, build_fabric, mac_address, node_addresses, zone_of
+from topologies.fabric import Fabric, PortKind, balancer_of, build_fabric, mac_address, node_addresses, zone_of
 from topologies.model import Topology
 
 #: Seconds that the parts of a lab are given to come up before the lab gives up; emulated machines are slow.
@@ -376,8 +376,7 @@ class Lab:
 
     def mend(self, appliance: str) -> None:
         """Bring the link of *appliance* up again."""
-        gwlb = next(gwlb for gwlb in self.topology.gateway_load_balancers.values() if appliance in gwlb.appliances)
-        addresses = node_addresses(self.topology, gwlb).values()
+        addresses = node_addresses(self.topology, balancer_of(self.topology, appliance)).values()
         nodes.configure([(self.network[appliance], connect_commands(addresses))])
 
     def manage(self, change: Callable[[Management], T]) -> T:
@@ -404,7 +403,7 @@ class Lab:
 
     def zone(self, appliance: str) -> str:
         """Return the AZ of *appliance*."""
-        gwlb = next(gwlb for gwlb in self.topology.gateway_load_balancers.values() if appliance in gwlb.appliances)
+        gwlb = balancer_of(self.topology, appliance)
         return zone_of(self.topology.vpcs[gwlb.vpc], gwlb.appliances[appliance].subnet)
 
     def target_states(self, target: str) -> set[str]:

@@ -107,6 +107,11 @@ def node_addresses(topology: Topology, gwlb: GatewayLoadBalancer) -> dict[str, I
     return {zone_of(topology.vpcs[gwlb.vpc], subnet): address for subnet, address in gwlb.subnets.items()}
 
 
+def balancer_of(topology: Topology, appliance: str) -> GatewayLoadBalancer:
+    """Return the load balancer that *appliance* is for. Raises StopIteration where there is none."""
+    return next(gwlb for gwlb in topology.gateway_load_balancers.values() if appliance in gwlb.appliances)
+
+
 def endpoint_index(topology: Topology) -> dict[str, int]:
     """Number all VPC endpoints from 1, in the file's order: their conntrack zone and their mark on plain frames."""
     names = [name for vpc in topology.vpcs.values() for name in vpc.endpoints]
