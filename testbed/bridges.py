@@ -76,7 +76,11 @@ def port_errors(elements: Iterable[Element]) -> str:
 
 
 def set_zone_timeouts(journal: Journal, timeouts: Mapping[int, Mapping[str, int]]) -> None:
-    """Set conntrack's time-outs (seconds, by Open vSwitch's names) for each zone of the lab."""
+    """Set conntrack's time-outs (seconds, by Open vSwitch's names) for each zone of the lab.
+
+    After its bridges: Open vSwitch forgets time-outs that come while it has no bridge of the datapath. What changes
+    later is the controller's.
+    """
     if not timeouts:
         return
     journal.zones = sorted(timeouts)

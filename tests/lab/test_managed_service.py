@@ -27,8 +27,9 @@ from testbed import bridges
 from testbed.errors import RequestError
 from testbed.invariants import FlowKey, packets
 from testbed.lab import Lab
+from testbed.nodes import Host
 from testbed.probes import datagrams
-from testbed.probes.flows import RESET, Settings, Traffic, keep
+from testbed.probes.flows import PORT, RESET, Settings, Traffic, keep
 from testbed.run import with_policy
 from testbed.service import STATE, TOPOLOGY
 from testbed.wire import Tap, parse_frame
@@ -212,11 +213,17 @@ def conntrack(lab: Lab, ports: Iterable[int]) -> list[str]:
 
 @dataclass(frozen=True)
 class Reset:
-    """A RST on a client's link, and the client's own segment before it."""
+    """A RST to an end of a flow, and that end's own segment before it."""
 
-    port: int
     frame: Ether
     segment: Ether
+
+    @property
+    def client_port(self) -> int:
+        """Of its flow; the server's is :data:`PORT`."""
+        tcp = self.frame[TCP]
+        port: int = tcp.dport if tcp.sport == PORT else tcp.sport
+        return port
 
     def is_the_answer(self) -> bool:
         """RFC 9293, 3.10.7.1: a segment with an ACK is answered with <SEQ=SEG.ACK><CTL=RST>; checksums hold."""
@@ -231,18 +238,35 @@ class Reset:
         )
 
 
-def resets(frames: Iterable[tuple[float, bytes]], client: IPv4Address) -> list[Reset]:
-    found: list[Reset] = []
-    latest: dict[int, Ether] = {}
-    for _, data in frames:
-        frame = Ether(data)
-        if TCP not in frame:
-            continue
-        if frame[IP].src == str(client):
-            latest[frame[TCP].sport] = frame
-        elif "R" in frame[TCP].flags:
-            found.append(Reset(frame[TCP].dport, frame, latest[frame[TCP].dport]))
-    return found
+class Resets:
+    """The RSTs that come to a node, while this is open."""
+
+    def __init__(self, node: Host) -> None:
+        self.address = str(node.address)
+        self.tap = Tap(node.pid, "eth0")
+        self.latest: dict[tuple[int, int], Ether] = {}
+        self.found: list[Reset] = []
+
+    def read(self) -> list[Reset]:
+        for _, data in self.tap.read():
+            frame = Ether(data)
+            if TCP not in frame:
+                continue
+            tcp = frame[TCP]
+            if frame[IP].src == self.address:
+                self.latest[tcp.sport, tcp.dport] = frame
+            elif "R" in tcp.flags:
+                self.found.append(Reset(frame, self.latest[tcp.dport, tcp.sport]))
+        return self.found
+
+    def ports(self) -> set[int]:
+        return {one.client_port for one in self.read()}
+
+    def __enter__(self) -> Resets:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.tap.__exit__(None, None, None)
 
 
 def unhealthy(lab: Lab, name: str) -> None:
@@ -257,30 +281,39 @@ def deregistered(lab: Lab, name: str) -> None:
 
 @pytest.mark.parametrize(("event", "leave"), [("on_unhealthy", unhealthy), ("on_deregistration", deregistered)])
 def test_the_flows_of_a_target_that_leaves_are_reset(lab: Lab, event: str, leave: Callable[[Lab, str], None]) -> None:
+    """The RST goes to the sender of the packet that met it, and to nobody else: that can be the server."""
     wanted = {f"send_tcp_reset.{event}.enabled": "true", DELAY: "0"}
-    web1 = lab.host("web1")
-    with lab.attributes("gwlb", wanted), Tap(web1.pid, "eth0") as tap, east_west(lab) as traffic:
+    web1, app2 = lab.host("web1"), lab.host("app2")
+    # A record a second: the client has its answer, and has said so, before it sends the next.
+    slowly = {"interval": 1.0, "gap": 2.0}
+    with (
+        lab.attributes("gwlb", wanted),
+        Resets(web1) as client,
+        Resets(app2) as server,
+        east_west(lab, **slowly) as traffic,
+    ):
         traffic.wait_established()
         before = serving(lab, 24)
         leaving = most(before)
         victims = client_ports(before[leaving], web1.address)
         counted = lab.endpoint_counters()["reset"]
         assert len(conntrack(lab, victims)) >= len(victims)
-        tap.read()
         leave(lab, leaving)
-        traffic.wait(lambda status: status.alive == 24 - len(victims), "the resets")
-        found = resets(tap.read(), web1.address)
+        lab.wait(lambda: client.ports() | server.ports() == victims, "the resets")
+        traffic.wait(lambda status: status.alive == 24 - len(client.ports()), "the ends of flows")
         assert conntrack(lab, victims) == []
         assert lab.endpoint_counters()["reset"] - counted >= len(victims)
         assert {name: flows for name, flows in serving(lab, 24 - len(victims)).items() if flows} == {
             name: flows for name, flows in before.items() if flows and name != leaving
         }
+        found = client.read() + server.read()
     if lab.firewalls[leaving].process.poll() is not None:
         lab.firewalls[leaving].start()
     register(lab, leaving)
-    assert {one.port for one in found} == victims
+    assert {one.client_port for one in found} == victims
     assert all(one.is_the_answer() for one in found)
-    assert {flow.local_port: flow.cause for flow in traffic.report.flows if flow.died} == dict.fromkeys(victims, RESET)
+    died = {flow.local_port: flow.cause for flow in traffic.report.flows if flow.died}
+    assert died == dict.fromkeys({one.client_port for one in client.found}, RESET)
 
 
 def client_ports(flows: Iterable[FlowKey], client: IPv4Address) -> set[int]:
@@ -289,22 +322,21 @@ def client_ports(flows: Iterable[FlowKey], client: IPv4Address) -> set[int]:
 
 def test_an_idle_time_out_that_is_changed_reaches_conntrack_and_its_flows_are_reset(lab: Lab) -> None:
     shorter = {"tcp.idle_timeout.seconds": "60", "send_tcp_reset.on_idle_timeout.enabled": "true"}
-    web1 = lab.host("web1")
     assert idle_timeouts(lab) == {scaled(350, TIME_SCALE)}
     pause = {"tcp": 4, "interval": 3.0, "gap": 3.5}
-    with Tap(web1.pid, "eth0") as tap, east_west(lab, **pause) as traffic:
+    with Resets(lab.host("web1")) as client, east_west(lab, **pause) as traffic:
         now = traffic.wait_established()
         traffic.wait(lambda status: status.received >= now.received + 2 * 4 * 64, "records after pauses")
         assert traffic.status().alive == 4
-        tap.read()
+        assert not client.read()
         with lab.attributes("gwlb", shorter):
             assert lab.wait(lambda: idle_timeouts(lab) == {scaled(60, TIME_SCALE)}, "conntrack's new time-outs")
             counted = lab.endpoint_counters()["reset"]
             traffic.wait(lambda status: not status.alive, "the resets")
-            found = resets(tap.read(), web1.address)
+            found = client.read()
             assert lab.endpoint_counters()["reset"] - counted >= 4
             assert lab.flow_counters()["gwlb/connections reset unknown"] >= 4
-            ports = {flow.port for flow in found}
+            ports = {one.client_port for one in found}
             assert conntrack(lab, ports) == []
     assert idle_timeouts(lab) == {scaled(350, TIME_SCALE)}
     assert {(flow.local_port, flow.cause) for flow in traffic.report.flows} == {(port, RESET) for port in ports}

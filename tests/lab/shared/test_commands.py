@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -23,32 +24,31 @@ def bumpwire(*words: str) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.fixture
-def pinging(lab: Lab) -> Iterator[None]:
-    ping = lab.host("web1").popen(["ping", "-i", "0.2", "-c", "3000", str(lab.host("app2").address)])
-    lab.wait(
-        lambda: any(firewall.control.sessions(application="ping") for firewall in lab.firewalls.values()), "a ping"
-    )
-    yield
+def pinging(lab: Lab) -> Iterator[str]:
+    """A ping from web1 to app2; the firewall that has it."""
+    client, server, before = lab.host("web1"), lab.host("app2"), time.time()
+    ping = client.popen(["ping", "-i", "0.2", "-c", "3000", str(server.address)])
+
+    def inspecting() -> str | None:
+        for name, firewall in lab.firewalls.items():
+            for session in firewall.control.sessions(application="ping", source=str(client.address)):
+                if session["start_time"] > before:  # those of pings before linger
+                    return name
+        return None
+
+    yield lab.wait(inspecting, "a ping")
     ping.kill()
     ping.communicate()
 
 
-def inspecting(lab: Lab) -> str:
-    """Return the firewall that has web1's ping."""
-    web1 = str(lab.host("web1").address)
-    return next(
-        name for name, firewall in lab.firewalls.items() if firewall.control.sessions(application="ping", source=web1)
-    )
-
-
-def test_sessions_of_all_firewalls_and_of_one(lab: Lab, pinging: None) -> None:
+def test_sessions_of_all_firewalls_and_of_one(lab: Lab, pinging: str) -> None:
     everything = bumpwire("sessions", "--json")
     assert everything.returncode == 0, everything.stderr
     assert list(json.loads(everything.stdout)) == list(lab.firewalls)
-    one = bumpwire("sessions", inspecting(lab))
+    one = bumpwire("sessions", pinging)
     assert "ping              ACTIVE   FLOW" in one.stdout
     assert f"{lab.host('web1').address}[" in one.stdout
-    counters = bumpwire("sessions", inspecting(lab), "--counters")
+    counters = bumpwire("sessions", pinging, "--counters")
     assert "pkt_recv" in counters.stdout
 
 
@@ -58,16 +58,16 @@ def test_sessions_of_no_firewall_is_a_wrong_request(lab: Lab) -> None:
     assert answer.stderr == "bumpwire: web1 is no firewall of the running lab: it has fw1, fw2, fw3, fw4\n"
 
 
-def test_a_capture_of_a_firewalls_link_holds_geneve(lab: Lab, pinging: None, tmp_path: Path) -> None:
+def test_a_capture_of_a_firewalls_link_holds_geneve(lab: Lab, pinging: str, tmp_path: Path) -> None:
     file = tmp_path / "link.pcapng"
-    answer = bumpwire("capture", f"gwlb-{inspecting(lab)}", "--count", "10", "--write", str(file))
+    answer = bumpwire("capture", f"gwlb-{pinging}", "--count", "10", "--write", str(file))
     assert answer.returncode == 0, answer.stderr
     packets = rdpcap(str(file))
     assert len(packets) == 10
     assert any(GENEVE in packet and ICMP in packet for packet in packets)
 
 
-def test_a_capture_of_an_instance_holds_what_it_sent(lab: Lab, pinging: None, tmp_path: Path) -> None:
+def test_a_capture_of_an_instance_holds_what_it_sent(lab: Lab, pinging: str, tmp_path: Path) -> None:
     file = tmp_path / "web1.pcapng"
     answer = bumpwire("capture", "web1", "--count", "4", "--filter", "icmp", "--write", str(file))
     assert answer.returncode == 0, answer.stderr
