@@ -32,7 +32,7 @@ def compile_internet(topology: Topology, element: Element) -> Program:
     for vpc in topology.vpcs.values():
         if vpc.internet_gateway:
             out = Output(element.port(PortKind.INTERNET_GATEWAY, vpc.internet_gateway).number)
-            public = [i.public_address for i in vpc.instances.values() if i.public_address]
+            public = [address for item in vpc.interfaces.values() for address in item.addresses.values() if address]
             for address in [*public, *(gateway.public_address for gateway in vpc.nat_gateways.values())]:
                 flow(decision(name, "routes", f"{address}/32"), ROUTES, 33, match(IP, ipv4_dst=address), out)
     return pipeline.program()

@@ -19,8 +19,10 @@ if TYPE_CHECKING:
 
 
 def public_addresses(vpc: VpcCompiler) -> dict[IPv4Address, IPv4Address]:
-    """Return the public address of each private one: of instances and of NAT gateways."""
-    pairs = {i.address: i.public_address for i in vpc.vpc.instances.values() if i.public_address}
+    """Return the public address of each private one: of interfaces and of NAT gateways."""
+    pairs = {
+        private: public for item in vpc.vpc.interfaces.values() for private, public in item.addresses.items() if public
+    }
     return pairs | {gateway.address: gateway.public_address for gateway in vpc.vpc.nat_gateways.values()}
 
 

@@ -117,7 +117,7 @@ class VpcCompiler:
 
     def instance(self, port: int, name: str) -> None:
         """Let through what an instance may send: from its own addresses, and with the check off from any."""
-        instance = self.vpc.instances[name]
+        instance = self.vpc.interfaces[name]
         own = instance.address if instance.source_dest_check else None
         mac = mac_address(name)
         sent = match(IP, in_port=port, eth_src=mac, ipv4_src=own)
@@ -126,8 +126,9 @@ class VpcCompiler:
         flow = self.pipeline.flow
         flow(self.decision(instance.subnet, "same subnet"), INTERFACES, 30, neighbours, GotoTable(DELIVERY))
         flow(self.decision("interfaces", name), INTERFACES, 20, sent, *self.enter(instance.subnet))
-        asks = match(ARP, in_port=port, eth_src=mac, arp_sha=mac, arp_spa=instance.address, arp_op=arp.REQUEST)
-        flow(self.decision("interfaces", f"{name} asks"), INTERFACES, 20, asks, GotoTable(ADDRESS_RESOLUTION))
+        for address in instance.addresses:
+            asks = match(ARP, in_port=port, eth_src=mac, arp_sha=mac, arp_spa=address, arp_op=arp.REQUEST)
+            flow(self.decision("interfaces", f"{name} asks"), INTERFACES, 20, asks, GotoTable(ADDRESS_RESOLUTION))
 
     def address_resolution(self) -> None:
         """Answer for each subnet's router, and for each instance to the others of its subnet."""
@@ -138,13 +139,14 @@ class VpcCompiler:
             pipeline.flow(
                 self.decision(named, f"router of {name}"), ADDRESS_RESOLUTION, 10, asked, *arp.answer(ROUTER_MAC)
             )
-        for name, instance in self.vpc.instances.items():
+        for name, instance in self.vpc.interfaces.items():
             subnet = self.vpc.subnets[instance.subnet]
-            asked = match(ARP, arp_spa=subnet.cidr, arp_tpa=instance.address)
-            pipeline.flow(self.decision(named, name), ADDRESS_RESOLUTION, 10, asked, *arp.answer(mac_address(name)))
-            # A host that announces or probes its own address must not hear that somebody has it.
-            announced = match(ARP, arp_spa=instance.address, arp_tpa=instance.address)
-            pipeline.flow(self.decision(named, "announcement"), ADDRESS_RESOLUTION, 20, announced)
+            for address in instance.addresses:
+                asked = match(ARP, arp_spa=subnet.cidr, arp_tpa=address)
+                pipeline.flow(self.decision(named, name), ADDRESS_RESOLUTION, 10, asked, *arp.answer(mac_address(name)))
+                # A host that announces or probes its own address must not hear that somebody has it.
+                announced = match(ARP, arp_spa=address, arp_tpa=address)
+                pipeline.flow(self.decision(named, "announcement"), ADDRESS_RESOLUTION, 20, announced)
 
     def route_table(self, name: str) -> None:
         """Longest prefix by priority: the prefix length plus one."""
@@ -188,7 +190,7 @@ class VpcCompiler:
         if route.kind is TargetKind.NAT_GATEWAY:
             return nat_gateway.enter(self, route.target)
         # An interface takes what is not addressed to it only with its source/destination check off.
-        if route.kind is TargetKind.INSTANCE and not self.vpc.instances[route.target].source_dest_check:
+        if route.kind is TargetKind.INSTANCE and not self.vpc.interfaces[route.target].source_dest_check:
             return self.to_instance(route.target)
         return ()
 
@@ -199,9 +201,10 @@ class VpcCompiler:
     def delivery(self) -> None:
         named = "delivery"
         self.pipeline.table(DELIVERY, named, self.decision(named, "no such host"))
-        for name, instance in self.vpc.instances.items():
-            here = match(IP, ipv4_dst=instance.address)
-            self.pipeline.flow(self.decision(named, name), DELIVERY, 10, here, *self.to_instance(name))
+        for name, instance in self.vpc.interfaces.items():
+            for address in instance.addresses:
+                here = match(IP, ipv4_dst=address)
+                self.pipeline.flow(self.decision(named, name), DELIVERY, 10, here, *self.to_instance(name))
 
 
 def router_address(subnet: Subnet) -> str:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from ipaddress import IPv4Address
 
-from topologies.model import GatewayLoadBalancer, Topology, Vpc
+from topologies.model import GatewayLoadBalancer, Topology, Vpc, interface_name
 
 INTERNET = "internet"
 #: The implicit router answers for every gateway address with this MAC address.
@@ -27,7 +27,7 @@ class ElementKind(Enum):
 
 
 class PortKind(Enum):
-    HOST = "host"  # an instance or an internet host, over a veth pair
+    HOST = "host"  # an interface of an instance, a routed firewall or an internet host, over a veth pair
     ATTACHMENT = "attachment"  # one AZ of a Transit Gateway VPC attachment
     ENDPOINT = "endpoint"  # a GWLB endpoint
     INTERNET_GATEWAY = "internet-gateway"
@@ -38,7 +38,8 @@ class PortKind(Enum):
 class Port:
     """A port of an element. ``resource`` is the name of what the port belongs to, ``az`` its zone where it has one.
 
-    ``peer`` is the (element, port number) that a patch port leads to; None for a port that leads to a namespace.
+    ``peer`` is the (element, port number) that a patch port leads to; None for a port that leads to a namespace. That
+    is ``node``'s, where the other end of the veth pair is the interface ``inner``.
     """
 
     number: int
@@ -47,6 +48,8 @@ class Port:
     resource: str
     az: str | None = None
     peer: tuple[str, int] | None = None
+    node: str = ""
+    inner: str = ""
 
 
 @dataclass
@@ -126,10 +129,9 @@ def build_fabric(topology: Topology) -> Fabric:
         elements[name] = Element(name, kind, dpid=len(elements) + 1)
         return elements[name]
 
-    def host(at: Element, name: str, kind: PortKind = PortKind.HOST, az: str | None = None) -> None:
+    def host(at: Element, name: str, az: str | None = None, node: str | None = None, inner: str = "eth0") -> None:
         number = len(at.ports) + 1
-        port_name = geneve_interface(name) if kind is PortKind.GENEVE else interface(name)
-        at.ports[number] = Port(number, port_name, kind, name, az)
+        at.ports[number] = Port(number, interface(name), PortKind.HOST, name, az, None, node or name, inner)
 
     def patch(one: Element, other: Element, kind: PortKind, resource: str, az: str | None = None) -> None:
         # An attachment has a port in each of its zones; the others' names say enough.
@@ -145,7 +147,11 @@ def build_fabric(topology: Topology) -> Fabric:
 
     for name, vpc in topology.vpcs.items():
         for instance_name, instance in vpc.instances.items():
-            host(vpcs[name], instance_name, az=zone_of(vpc, instance.subnet))
+            host(vpcs[name], instance_name, zone_of(vpc, instance.subnet))
+        for firewall_name, firewall in vpc.firewalls.items():
+            for part, item in firewall.interfaces.items():
+                resource = interface_name(firewall_name, part)
+                host(vpcs[name], resource, zone_of(vpc, item.subnet), firewall_name, part)
         for endpoint_name, endpoint in vpc.endpoints.items():
             zone = zone_of(vpc, endpoint.subnet)
             patch(vpcs[name], balancers[endpoint.service], PortKind.ENDPOINT, endpoint_name, zone)
@@ -164,7 +170,9 @@ def build_fabric(topology: Topology) -> Fabric:
                 )
     links = []
     for balancer_name, balancer in topology.gateway_load_balancers.items():
-        host(balancers[balancer_name], balancer_name, PortKind.GENEVE)
+        at = balancers[balancer_name]
+        number, port_name = len(at.ports) + 1, geneve_interface(balancer_name)
+        at.ports[number] = Port(number, port_name, PortKind.GENEVE, balancer_name, None, None, balancer_name, "plain")
         for index, appliance in enumerate(balancer.appliances, start=1):
             links.append(ApplianceLink(balancer_name, appliance, index))
     for name in topology.internet:

@@ -13,6 +13,7 @@ PREFIXES = {
     ("vpcs", "subnets"): "subnet",
     ("vpcs", "route_tables"): "rtb",
     ("vpcs", "instances"): "i",
+    ("vpcs", "firewalls"): "i",
     ("vpcs", "nat_gateways"): "nat",
     ("transit_gateways", "attachments"): "tgw-attach",
     ("transit_gateways", "route_tables"): "tgw-rtb",

@@ -27,6 +27,8 @@ UNASSIGNED = IPv4Address("0.0.0.0")
 
 #: Names become interface names (``bw-`` + name, at most 15 bytes on Linux) and prompts.
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9-]{0,11}$")]
+#: With an interface's name behind it, it becomes a name such as ``fw1-untrust``.
+FirewallName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9]{0,3}$")]
 Zone = Annotated[str, StringConstraints(pattern=r"^[a-f]$")]
 Account = Annotated[str, StringConstraints(pattern=r"^[0-9]{12}$")]
 #: An account number, the ARN of an account's root, or everybody.
@@ -39,6 +41,11 @@ def resource_id(kind: str, *path: str) -> str:
     The first digit is 0, as in real ids, so that an endpoint's id fits the 64 bits of GENEVE option type 1.
     """
     return f"{kind}-0{hashlib.blake2b('/'.join((kind, *path)).encode(), digest_size=8).hexdigest()}"
+
+
+def interface_name(firewall: str, part: str) -> str:
+    """Return the name of an interface of a routed firewall; *part* is ``untrust`` or ``trust``."""
+    return f"{firewall}-{part}"
 
 
 class Resource(BaseModel):
@@ -63,11 +70,12 @@ class RouteTable(Resource):
     gateway: str | None = None
     """The VPC's internet gateway: the table is for what comes in through it, after its 1:1 NAT."""
     routes: dict[IPv4Network, str] = {}
-    """Destination to target: an internet gateway, NAT gateway, Transit Gateway, VPC endpoint or instance."""
+    """Destination to target: an internet gateway, NAT gateway, Transit Gateway, VPC endpoint, instance, or an interface
+    of a routed firewall (``fw1-trust``)."""
 
 
 class Instance(Resource):
-    """A host in a subnet."""
+    """A host in a subnet, with one interface."""
 
     subnet: str
     address: IPv4Address = UNASSIGNED
@@ -76,6 +84,57 @@ class Instance(Resource):
     """Mapped 1:1 to the address at the VPC's internet gateway (an Elastic IP address)."""
     source_dest_check: bool = True
     """Drop what is neither from nor to the instance. Off for an instance that forwards."""
+
+    @property
+    def addresses(self) -> dict[IPv4Address, IPv4Address | None]:
+        """Each private address with its public one."""
+        return {self.address: self.public_address}
+
+
+class NetworkInterface(Instance):
+    """An interface of a routed firewall. It forwards, so its source/destination check is off."""
+
+    source_dest_check: bool = False
+    secondary_addresses: dict[IPv4Address, IPv4Address | None] = {}
+    """Secondary private addresses, each with its public one or none: what moves at a failover."""
+
+    @property
+    def addresses(self) -> dict[IPv4Address, IPv4Address | None]:
+        """Each private address with its public one."""
+        return {self.address: self.public_address, **self.secondary_addresses}
+
+
+class RoutedFirewall(Resource):
+    """A firewall that is a router, with two interfaces: ``NAME-untrust`` and ``NAME-trust`` as targets of routes."""
+
+    untrust: NetworkInterface
+    trust: NetworkInterface
+    routes: dict[IPv4Network, Literal["untrust", "trust"]] = {
+        IPv4Network("0.0.0.0/0"): "untrust",
+        IPv4Network("10.0.0.0/8"): "trust",
+    }
+    """Its own routes: destination to the interface, whose subnet's router is the next hop."""
+    source_nat: bool = True
+    """What leaves by ``untrust`` has the address of that interface: a secondary one, if there is one."""
+
+    @property
+    def interfaces(self) -> dict[str, NetworkInterface]:
+        """Both interfaces by their own names."""
+        return {"untrust": self.untrust, "trust": self.trust}
+
+
+class HighAvailability(Resource):
+    """Two routed firewalls of an AZ, one active at a time (PAN-OS: active/passive)."""
+
+    firewalls: tuple[str, str]
+    """The first is active from the start: the lower device priority."""
+    preemptive: bool = False
+    """Give the role back to the first firewall when it is there again."""
+    move: Literal["secondary-ip", "interface"] = "secondary-ip"
+    """What a failover moves: the secondary addresses, or the interfaces themselves (older, slower)."""
+    api_delay_seconds: float | None = Field(default=None, ge=0)
+    """How long the cloud takes to move it; by default 10 s for addresses, 40 s for interfaces. Palo Alto Networks
+    documents 20 s to over a minute for interfaces and "faster" for addresses: the numbers are this lab's choice."""
 
 
 class NatGateway(Resource):
@@ -104,8 +163,18 @@ class Vpc(Resource):
     subnets: dict[Name, Subnet] = {}
     route_tables: dict[Name, RouteTable] = {}
     instances: dict[Name, Instance] = {}
+    firewalls: dict[FirewallName, RoutedFirewall] = {}
+    high_availability: dict[Name, HighAvailability] = {}
     nat_gateways: dict[Name, NatGateway] = {}
     endpoints: dict[Name, VpcEndpoint] = {}
+
+    @property
+    def interfaces(self) -> dict[str, Instance]:
+        """What has addresses in the VPC and can send: instances, and the routed firewalls' interfaces."""
+        found = dict(self.instances)
+        for name, firewall in self.firewalls.items():
+            found |= {interface_name(name, part): item for part, item in firewall.interfaces.items()}
+        return found
 
 
 class TransitGatewayVpcAttachment(Resource):
@@ -363,7 +432,7 @@ class Firewalls(Resource):
 class Topology(Resource):
     """A cloud for the lab: VPCs, Transit Gateways, Gateway Load Balancers, and hosts on the internet."""
 
-    name: Name
+    name: Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9-]{0,23}$")]
     description: str = ""
     mtu: int = Field(default=8500, ge=576, le=8500)
     """Bytes; AWS's limit through a Gateway Load Balancer and a Transit Gateway is 8,500."""

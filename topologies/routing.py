@@ -23,7 +23,7 @@ class TargetKind(Enum):
     NAT_GATEWAY = "NAT gateway"
     TRANSIT_GATEWAY = "Transit Gateway"
     ENDPOINT = "GWLB endpoint"
-    INSTANCE = "instance"  # its network interface
+    INSTANCE = "instance"  # its network interface, or one of a routed firewall
     ATTACHMENT = "attachment"  # in a Transit Gateway's table
 
 
@@ -92,7 +92,7 @@ def target_kind(topology: Topology, vpc: Vpc, target: str) -> TargetKind | None:
         return TargetKind.NAT_GATEWAY
     if target in vpc.endpoints:
         return TargetKind.ENDPOINT
-    if target in vpc.instances:
+    if target in vpc.interfaces:
         return TargetKind.INSTANCE
     if target in topology.transit_gateways:
         return TargetKind.TRANSIT_GATEWAY

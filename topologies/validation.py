@@ -15,7 +15,16 @@ from itertools import combinations
 from topologies import managed_services
 from topologies.defaults import is_usable, scaling_group_name
 from topologies.fabric import INTERNET
-from topologies.model import BLACKHOLE, LOCAL, UNASSIGNED, RouteTable, Topology, Vpc
+from topologies.model import (
+    BLACKHOLE,
+    LOCAL,
+    UNASSIGNED,
+    NetworkInterface,
+    RouteTable,
+    Topology,
+    Vpc,
+    interface_name,
+)
 from topologies.problem import Place, Problem, did_you_mean, one_subnet_a_zone
 from topologies.routing import TargetKind, target_kind, vpc_attachment
 
@@ -39,6 +48,7 @@ def validate(topology: Topology) -> list[Problem]:
         attachments_are_zonal,
         transit_tables_are_consistent,
         *managed_services.PASSES,
+        pairs_are_two_of_a_zone,
         firewall_zones_are_endpoints,
         quotas_hold,
     )
@@ -69,8 +79,11 @@ def named(topology: Topology) -> Iterator[tuple[str, Place]]:
         yield vpc_name, place
         if vpc.internet_gateway:
             yield vpc.internet_gateway, (*place, "internet_gateway")
-        for kind in ("instances", "nat_gateways", "endpoints"):
+        for kind in ("instances", "firewalls", "high_availability", "nat_gateways", "endpoints"):
             yield from ((name, (*place, kind, name)) for name in getattr(vpc, kind))
+        for name, firewall in vpc.firewalls.items():
+            for part in firewall.interfaces:
+                yield interface_name(name, part), (*place, "firewalls", name, part)
     for kind, parts in (("transit_gateways", "attachments"), ("gateway_load_balancers", "appliances")):
         for name, resource in getattr(topology, kind).items():
             yield name, (kind, name)
@@ -119,6 +132,9 @@ def interfaces(topology: Topology) -> Iterator[Interface]:
         for kind, residents in (("instances", vpc.instances), ("nat_gateways", vpc.nat_gateways)):
             for name, resident in residents.items():
                 yield Interface(("vpcs", vpc_name, kind, name), vpc_name, resident.subnet, resident.address)
+        for where, item in firewall_interfaces(vpc_name, vpc):
+            for address in item.addresses:
+                yield Interface(where, vpc_name, item.subnet, address)
     for name, gwlb in topology.gateway_load_balancers.items():
         if gwlb.vpc in topology.vpcs:
             place: Place = ("gateway_load_balancers", name)
@@ -126,6 +142,13 @@ def interfaces(topology: Topology) -> Iterator[Interface]:
                 yield Interface((*place, "subnets"), gwlb.vpc, subnet, address)
             for appliance_name, appliance in gwlb.appliances.items():
                 yield Interface((*place, "appliances", appliance_name), gwlb.vpc, appliance.subnet, appliance.address)
+
+
+def firewall_interfaces(vpc_name: str, vpc: Vpc) -> Iterator[tuple[Place, NetworkInterface]]:
+    """Yield the interfaces of a VPC's routed firewalls, each with its place."""
+    for name, firewall in vpc.firewalls.items():
+        for part, item in firewall.interfaces.items():
+            yield ("vpcs", vpc_name, "firewalls", name, part), item
 
 
 def subnets_exist(topology: Topology) -> Iterator[Problem]:
@@ -165,8 +188,10 @@ def addresses_fit(topology: Topology) -> Iterator[Problem]:
 
 
 def public_addresses(topology: Topology) -> Iterator[tuple[Place, str, IPv4Address]]:
-    """Yield the place, VPC and public address of all instances and NAT gateways that have one."""
+    """Yield the place, VPC and public address of all interfaces and NAT gateways that have one."""
     for vpc_name, vpc in topology.vpcs.items():
+        for place, item in firewall_interfaces(vpc_name, vpc):
+            yield from ((place, vpc_name, public) for public in item.addresses.values() if public)
         for kind, residents in (("instances", vpc.instances), ("nat_gateways", vpc.nat_gateways)):
             for name, resident in residents.items():
                 if resident.public_address:
@@ -263,7 +288,7 @@ def missing_target(topology: Topology, vpc_name: str, vpc: Vpc, target: str) -> 
     for name, gwlb in topology.gateway_load_balancers.items():
         if target == name or target in gwlb.appliances:
             return f"{target} is reached through an endpoint only", f"name an endpoint of VPC {vpc_name} to {name}"
-    known = [*vpc.endpoints, *vpc.nat_gateways, *topology.transit_gateways, *vpc.instances]
+    known = [*vpc.endpoints, *vpc.nat_gateways, *topology.transit_gateways, *vpc.interfaces]
     known += [vpc.internet_gateway] if vpc.internet_gateway else []
     for name, other in topology.vpcs.items():
         kind = target_kind(topology, other, target)
@@ -297,7 +322,7 @@ def obstacles(topology: Topology, vpc_name: str, vpc: Vpc, table: RouteTable, ta
                 yield f"subnet {subnet} is in AZ {az}, where {name} has no subnet", f"give {name} a subnet in {az}"
     elif kind is TargetKind.NAT_GATEWAY and not vpc.internet_gateway:
         yield f"{target} leads nowhere: VPC {vpc_name} has no internet gateway", "name one in internet_gateway"
-    elif kind is TargetKind.INSTANCE and vpc.instances[target].source_dest_check:
+    elif kind is TargetKind.INSTANCE and vpc.interfaces[target].source_dest_check:
         yield f"{target} drops what is not addressed to it", "set its source_dest_check to false"
 
 
@@ -356,7 +381,7 @@ def endpoints_stand_alone(topology: Topology) -> Iterator[Problem]:
     """A GWLBE and the applications that are reached through it are in different subnets (AWS GWLB guide)."""
     for vpc_name, vpc in topology.vpcs.items():
         for name, endpoint in vpc.endpoints.items():
-            neighbours = [other for other, instance in vpc.instances.items() if instance.subnet == endpoint.subnet]
+            neighbours = [other for other, item in vpc.interfaces.items() if item.subnet == endpoint.subnet]
             if neighbours:
                 place: Place = ("vpcs", vpc_name, "endpoints", name)
                 what = f"subnet {endpoint.subnet} also holds {', '.join(neighbours)}"
@@ -429,6 +454,32 @@ def transit_tables_are_consistent(topology: Topology) -> Iterator[Problem]:
 
 
 # -- firewalls ---------------------------------------------------------------------------------------------------------
+
+
+def pairs_are_two_of_a_zone(topology: Topology) -> Iterator[Problem]:
+    """An HA pair is two firewalls of its VPC whose interfaces share subnets: addresses can move between them."""
+    for vpc_name, vpc in topology.vpcs.items():
+        first: dict[str, str] = {}
+        for name, pair in vpc.high_availability.items():
+            place: Place = ("vpcs", vpc_name, "high_availability", name)
+            unknown = [firewall for firewall in pair.firewalls if firewall not in vpc.firewalls]
+            for firewall in unknown:
+                what = f"VPC {vpc_name} has no firewall {firewall!r}"
+                yield Problem(place, what, did_you_mean(firewall, vpc.firewalls), "firewalls")
+            for firewall in set(pair.firewalls) - set(unknown):
+                if first.setdefault(firewall, name) != name:
+                    what = f"{firewall} is in {first[firewall]} already"
+                    yield Problem(place, what, "a firewall has one peer: keep one pair", "firewalls")
+            if unknown:
+                continue
+            one, other = (vpc.firewalls[firewall] for firewall in pair.firewalls)
+            if one is other:
+                yield Problem(place, f"{pair.firewalls[0]} is its own peer", "name two firewalls", "firewalls")
+            for part in one.interfaces:
+                here, there = (item.interfaces[part].subnet for item in (one, other))
+                if here != there:
+                    what = f"{part} interfaces are in subnets {here} and {there}: no address can move between them"
+                    yield Problem(place, what, "put both in one subnet", "firewalls")
 
 
 def firewall_zones_are_endpoints(topology: Topology) -> Iterator[Problem]:

@@ -10,21 +10,24 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from ipaddress import IPv4Address
 from typing import Optional
 
 from topologies.decision import decision
 from topologies.endpoint_service import EndpointState, endpoint_state
 from topologies.fabric import INTERNET, zone_of
-from topologies.model import Topology
+from topologies.model import RoutedFirewall, Topology, Vpc, interface_name
 from topologies.problem import did_you_mean
 from topologies.routing import (
+    Origin,
     Route,
     TargetKind,
     attachment_table,
     exit_zones,
     gateway_table,
     gwlb_targets,
+    longest_first,
     lookup,
     subnet_table,
     tgw_routes,
@@ -132,7 +135,7 @@ class Walker:
         self.az = az
         self.translated = dict(translated or {})
         self.hops: list[Hop] = []
-        self.homes = {name: vpc_name for vpc_name, vpc in topology.vpcs.items() for name in vpc.instances}
+        self.homes = {name: vpc_name for vpc_name, vpc in topology.vpcs.items() for name in vpc.interfaces}
         self.packet: Packet
 
     def walk(self, source: str, destination: str) -> list[Hop]:
@@ -185,7 +188,7 @@ class Walker:
         """What an instance sends: straight to a neighbour in its subnet, else to the subnet's route table."""
         vpc_name = self.homes[name]
         vpc = self.topology.vpcs[vpc_name]
-        subnet = vpc.instances[name].subnet
+        subnet = vpc.interfaces[name].subnet
         if self.packet.destination in vpc.subnets[subnet].cidr:
             self.hop(
                 vpc_name,
@@ -219,7 +222,6 @@ class Walker:
         return None if self.looped() else self.target(vpc_name, route, az)
 
     def target(self, vpc_name: str, route: Route, az: str | None) -> Step | None:
-        vpc = self.topology.vpcs[vpc_name]
         match route.kind:
             case TargetKind.LOCAL:
                 return lambda: self.delivery(vpc_name)
@@ -231,15 +233,16 @@ class Walker:
                 return lambda: self.source_nat(vpc_name, route.target)
             case TargetKind.TRANSIT_GATEWAY:
                 return lambda: self.to_transit_gateway(vpc_name, route.target, az)
-            case _:  # an instance that forwards: a packet leaves it as it came
-                return lambda: self.subnet(vpc_name, vpc.instances[route.target].subnet)
+            case _:
+                return lambda: self.forwarded(vpc_name, route.target)
 
     def delivery(self, vpc_name: str) -> Step | None:
         vpc = self.topology.vpcs[vpc_name]
-        for name, instance in vpc.instances.items():
-            if instance.address == self.packet.destination:
-                self.hop(vpc_name, "delivery", name, name, "the instance's address", zone_of(vpc, instance.subnet))
-                return None
+        for name, item in vpc.interfaces.items():
+            if self.packet.destination in item.addresses:
+                whose = "instance" if name in vpc.instances else "firewall"
+                self.hop(vpc_name, "delivery", name, name, f"the {whose}'s address", zone_of(vpc, item.subnet))
+                return None if name in vpc.instances else partial(self.to_firewall, vpc_name, name)
         for name, gateway in vpc.nat_gateways.items():
             if gateway.address == self.packet.destination:
                 self.hop(vpc_name, "delivery", name, name, "the NAT gateway's address", zone_of(vpc, gateway.subnet))
@@ -247,13 +250,58 @@ class Walker:
         self.drop(vpc_name, "delivery", "no such host", f"nobody has {self.packet.destination}")
         return None
 
+    # -- routed firewalls ------------------------------------------------------------------------------------------
+
+    def forwarded(self, vpc_name: str, name: str) -> Step | None:
+        """Through what forwards: an instance sends a packet on as it came, a routed firewall by its own routes."""
+        vpc = self.topology.vpcs[vpc_name]
+        if name in vpc.instances:
+            return lambda: self.subnet(vpc_name, vpc.instances[name].subnet)
+        firewall_name, firewall = self.firewall(vpc, name)
+        routes = [Route(prefix, part, TargetKind.INSTANCE, Origin.STATIC) for prefix, part in firewall.routes.items()]
+        route = lookup(longest_first(routes), self.packet.destination)
+        if route is None:
+            self.drop(firewall_name, "routes", "no route", f"no route covers {self.packet.destination}")
+            return None
+        out = firewall.interfaces[route.target]
+        az = zone_of(vpc, out.subnet)
+        leaving = interface_name(firewall_name, route.target)
+        self.hop(firewall_name, "routes", route.destination, leaving, "inspected", az)
+        if self.looped():
+            return None
+        if route.target == "untrust" and firewall.source_nat:
+            address = list(out.addresses)[-1]
+            self.hop(firewall_name, "nat", "snat", str(address), "the source address is replaced", az)
+            self.translated[firewall_name] = self.packet.source
+            self.packet = replace(self.packet, source=address)
+        return lambda: self.instance(leaving)
+
+    def to_firewall(self, vpc_name: str, name: str) -> Step | None:
+        """What comes to a routed firewall's own address is a reply to what it translated, or is dropped."""
+        firewall_name, _ = self.firewall(self.topology.vpcs[vpc_name], name)
+        client = self.translated.pop(firewall_name, None)
+        if client is None:
+            self.drop(firewall_name, "nat", "unsolicited", "no translation leads from this address on")
+            return None
+        self.hop(firewall_name, "nat", "reply", str(client), "the client's address is put back")
+        self.packet = replace(self.packet, destination=client)
+        return lambda: self.forwarded(vpc_name, name)
+
+    @staticmethod
+    def firewall(vpc: Vpc, interface: str) -> tuple[str, RoutedFirewall]:
+        """Return the name of the routed firewall that an interface is of, and the firewall."""
+        name = interface.split("-")[0]
+        return name, vpc.firewalls[name]
+
     # -- gateways to the internet ----------------------------------------------------------------------------------
 
     def public_addresses(self, vpc_name: str) -> dict[IPv4Address, IPv4Address]:
         """Return the VPC's private addresses by public one."""
         vpc = self.topology.vpcs[vpc_name]
-        instances = {item.public_address: item.address for item in vpc.instances.values() if item.public_address}
-        return instances | {item.public_address: item.address for item in vpc.nat_gateways.values()}
+        pairs = (pair for item in vpc.interfaces.values() for pair in item.addresses.items())
+        return {public: private for private, public in pairs if public} | {
+            item.public_address: item.address for item in vpc.nat_gateways.values()
+        }
 
     def to_internet(self, vpc_name: str) -> Step | None:
         gateway = str(self.topology.vpcs[vpc_name].internet_gateway)
