@@ -32,18 +32,18 @@ from controllers.desired import file_digest
 from controllers.flows import Program
 from controllers.management.client import Management
 from controllers.state import State
-from testbed import bridges, doctor, geneve_endpoint, management, nodes, openvswitch
+from testbed import bridges, doctor, geneve_endpoint, management, nodes, openvswitch, routed_firewall
 from testbed.controller import ControllerProcess
 from testbed.errors import MachineError, RequestError
 from testbed.firewall import Appliance, Firewall, ScaledFirewall, firewall_configuration
 from testbed.journal import Journal, lock, new_journal, read_journal
 from testbed.management import ManagementProcess, management_addresses
-from testbed.nodes import Host
+from testbed.nodes import Host, no_offload
 from testbed.running import refusals
 from testbed.service import STATE, TOPOLOGY, Service
 from testbed.teardown import take_down
 from topologies.defaults import scaling_instances
-from topologies.fabric import Fabric, PortKind, balancer_of, build_fabric, mac_address, node_addresses, zone_of
+from topologies.fabric import Fabric, balancer_of, build_fabric, mac_address, node_addresses, zone_of
 from topologies.model import Topology
 
 #: Seconds that the parts of a lab are given to come up before the lab gives up; emulated machines are slow.
@@ -74,7 +74,7 @@ class Lab:
         self.datapath = datapath
         self.appliance = appliance
         self.time_scale = time_scale
-        self.management_addresses = management_addresses(self.fabric.appliance_links)
+        self.management_addresses = management_addresses(self.fabric.managed)
         self._programs: dict[str, Program] = {}
         self._known: list[bytes] | None = None
         self.network = nodes.new_network()
@@ -164,6 +164,7 @@ class Lab:
     def _addresses(self) -> Iterator[tuple[str, IPv4Address]]:
         for vpc in self.topology.vpcs.values():
             yield from ((name, instance.address) for name, instance in vpc.instances.items())
+            yield from ((name, firewall.trust.address) for name, firewall in vpc.firewalls.items())
         for gwlb_name, gwlb in self.topology.gateway_load_balancers.items():
             yield gwlb_name, next(iter(gwlb.subnets.values()))
             yield from ((name, appliance.address) for name, appliance in gwlb.appliances.items())
@@ -191,16 +192,15 @@ class Lab:
         self.journal.save()
         with IPRoute() as netlink:
             for element, port in to_bridges:
-                inner = "plain" if port.kind is PortKind.GENEVE else "eth0"
-                host = self.hosts[port.resource]
+                host = self.hosts[port.node]
                 nodes.veth(
                     netlink,
                     (None, port.name, mac_address(port.name)),
-                    (host.pid, inner, mac_address(host.name)),
+                    (host.pid, port.inner, mac_address(port.resource)),
                 )
                 netlink.link("set", index=netlink.link_lookup(ifname=port.name)[0], state="up")
                 bridge = network[bridges.bridge_name(element.name)]
-                nodes.register_link(network, (network[host.name], inner, None), (bridge, port.name, port.number))
+                nodes.register_link(network, (network[host.name], port.inner, None), (bridge, port.name, port.number))
             for link in self.fabric.appliance_links:
                 gwlb, appliance = self.hosts[link.gwlb], self.hosts[link.appliance]
                 nodes.veth(
@@ -213,19 +213,16 @@ class Lab:
                     (network[link.gwlb], link.appliance, None),
                     (network[link.appliance], "eth0", None),
                 )
+            for name in self.fabric.managed:
                 nodes.veth(
                     netlink,
-                    (
-                        self.hosts[management.NODE].pid,
-                        link.appliance,
-                        mac_address(f"{management.NODE}/{link.appliance}"),
-                    ),
-                    (appliance.pid, management.INTERFACE, mac_address(f"{link.appliance}/{management.INTERFACE}")),
+                    (self.hosts[management.NODE].pid, name, mac_address(f"{management.NODE}/{name}")),
+                    (self.hosts[name].pid, management.INTERFACE, mac_address(f"{name}/{management.INTERFACE}")),
                 )
                 nodes.register_link(
                     network,
-                    (network[management.NODE], link.appliance, None),
-                    (network[link.appliance], management.INTERFACE, None),
+                    (network[management.NODE], name, None),
+                    (network[name], management.INTERFACE, None),
                 )
 
     def _commands(self) -> Iterator[tuple[MininetHost, list[str]]]:
@@ -233,6 +230,10 @@ class Lab:
         for vpc in self.topology.vpcs.values():
             for name, instance in vpc.instances.items():
                 yield self._host_commands(name, instance.address, vpc.subnets[instance.subnet].cidr)
+            for name in vpc.firewalls:
+                commands = routed_firewall.node_commands(vpc, name, self.topology.mtu)
+                manage = management.appliance_commands(self.management_addresses[name])
+                yield self.network[name], [*START_NODE, *commands, *manage]
         for name, host in self.topology.internet.items():
             yield self._host_commands(name, host.address, IPv4Network((host.address, 24), strict=False))
         for gwlb_name, gwlb in self.topology.gateway_load_balancers.items():
@@ -472,11 +473,6 @@ START_NODE = [
 def connect_commands(balancer_nodes: Iterable[IPv4Address]) -> list[str]:
     """Return the commands that bring an appliance's data interface up; routes go when an interface goes down."""
     return ["ip link set eth0 up", *(f"ip route add {address}/32 dev eth0" for address in balancer_nodes)]
-
-
-def no_offload(interface_name: str) -> str:
-    """Return the command after which the interface carries real packets, with checksums in them."""
-    return f"ethtool -K {interface_name} tx off rx off tso off gso off gro off > /dev/null"
 
 
 @contextmanager

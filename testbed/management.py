@@ -14,20 +14,19 @@ from typing import Any
 
 from controllers.management.client import Management, ManagementError
 from testbed.service import STATE, TOPOLOGY, Service
-from topologies.fabric import ApplianceLink
 
 #: The name of the node, and of each appliance's interface.
 NODE, INTERFACE = "mgmt", "mgmt0"
-#: The node's own address; appliances have those after it, by their index.
+#: The node's own address; firewalls have those after it, in their order.
 FIRST = IPv4Address("169.254.1.0")
 PREFIX = 16
 STORE_PORT = 6379
 STORE = f"redis://{FIRST}:{STORE_PORT}"
 
 
-def management_addresses(links: Iterable[ApplianceLink]) -> dict[str, IPv4Address]:
-    """Return each appliance's address on the management network, by its name."""
-    return {link.appliance: FIRST + number for number, link in enumerate(links, start=1)}
+def management_addresses(firewalls: Iterable[str]) -> dict[str, IPv4Address]:
+    """Return each firewall's address on the management network, by its name."""
+    return {name: FIRST + number for number, name in enumerate(firewalls, start=1)}
 
 
 def node_commands(appliances: Iterable[str]) -> list[str]:

@@ -110,6 +110,11 @@ class RegisteredLink(Link):  # type: ignore[misc]
         pass
 
 
+def no_offload(interface_name: str) -> str:
+    """Return the command after which the interface carries real packets, with checksums in them."""
+    return f"ethtool -K {interface_name} tx off rx off tso off gso off gro off > /dev/null"
+
+
 def configure(nodes: Sequence[tuple[MininetHost, Sequence[str]]]) -> None:
     """Run each node's commands in its shell, all nodes at once. Raises RuntimeError with what a node printed."""
     pending = [(node, command_lines(commands)) for node, commands in nodes if commands]

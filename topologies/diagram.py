@@ -13,7 +13,7 @@ from xml.sax.saxutils import escape
 
 from topologies.defaults import scaling_group_name
 from topologies.endpoint_service import EndpointState, endpoint_state
-from topologies.model import GatewayLoadBalancer, Topology, Vpc
+from topologies.model import GatewayLoadBalancer, Topology, Vpc, interface_name
 from topologies.routing import attachment_table, gateway_table
 
 INSTANCE, NAT, ENDPOINT, NODE, FIREWALL, ATTACHMENT = "instance", "nat", "endpoint", "node", "firewall", "attachment"
@@ -52,6 +52,14 @@ def residents(topology: Topology, vpc_name: str, subnet: str) -> Iterator[Reside
         if instance.subnet == subnet:
             public = (f"public {instance.public_address}",) if instance.public_address else ()
             yield Resident(INSTANCE, name, (str(instance.address), *public))
+    for name, firewall in vpc.firewalls.items():
+        for part, item in firewall.interfaces.items():
+            if item.subnet == subnet:
+                moving = (f"{address} moves" for address in item.secondary_addresses)
+                public = (f"public {address}" for address in item.addresses.values() if address)
+                pairs = (f"pair {pair}" for pair, both in vpc.high_availability.items() if name in both.firewalls)
+                lines = (str(item.address), *moving, *public, *(pairs if part == "trust" else ()))
+                yield Resident(FIREWALL, interface_name(name, part), lines)
     for name, gateway in vpc.nat_gateways.items():
         if gateway.subnet == subnet:
             yield Resident(NAT, name, (str(gateway.address), f"public {gateway.public_address}"))
@@ -77,7 +85,9 @@ def row_of(vpc: Vpc, subnet: str, inside: list[Resident]) -> int:
     kinds = {resident.kind for resident in inside}
     edge = gateway_table(vpc)
     public = edge is not None and vpc.subnets[subnet].cidr in vpc.route_tables[edge].routes
-    if NAT in kinds or public or any(resident.kind == INSTANCE and len(resident.lines) > 1 for resident in inside):
+    outside = any(line.startswith("public") for resident in inside for line in resident.lines)
+    untrusted = any(item.untrust.subnet == subnet for item in vpc.firewalls.values())
+    if NAT in kinds or public or outside or untrusted:
         return PUBLIC
     if ENDPOINT in kinds:
         return ENDPOINTS
@@ -264,6 +274,7 @@ def place_subnets(
 def firewalls_in_the_middle(topology: Topology) -> list[str]:
     """Return the VPCs' names with those of load balancers in the middle."""
     homes = {gwlb.vpc for gwlb in topology.gateway_load_balancers.values()}
+    homes |= {name for name, vpc in topology.vpcs.items() if vpc.firewalls}
     central = [name for name in topology.vpcs if name in homes]
     others = [name for name in topology.vpcs if name not in homes]
     half = (len(others) + 1) // 2

@@ -84,6 +84,13 @@ class Fabric:
 
     elements: dict[str, Element]
     appliance_links: list[ApplianceLink]
+    routed_firewalls: dict[str, str]
+    """The VPC of each routed firewall, by the firewall's name."""
+
+    @property
+    def managed(self) -> list[str]:
+        """The firewalls that the management network reaches, in a fixed order."""
+        return [*(link.appliance for link in self.appliance_links), *self.routed_firewalls]
 
 
 def mac_address(name: str) -> str:
@@ -177,4 +184,5 @@ def build_fabric(topology: Topology) -> Fabric:
             links.append(ApplianceLink(balancer_name, appliance, index))
     for name in topology.internet:
         host(internet, name)
-    return Fabric(elements, links)
+    routed = {name: vpc_name for vpc_name, vpc in topology.vpcs.items() for name in vpc.firewalls}
+    return Fabric(elements, links, routed)
