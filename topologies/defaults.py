@@ -93,8 +93,9 @@ def assign_addresses(vpc: Document, balancers: list[Document]) -> None:
     """Give each interface without an address the lowest free one of its subnet; none where the subnet is full."""
     # Where an address is written: a dictionary, the key in it, and the subnet.
     places = [(gwlb["subnets"], subnet, subnet) for gwlb in balancers for subnet in gwlb["subnets"]]
+    hosts = vpc["instances"], vpc["load_balancers"]
     firewalls = {(name, part): item[part] for name, item in vpc["firewalls"].items() for part in ("untrust", "trust")}
-    for residents in (*(gwlb["appliances"] for gwlb in balancers), vpc["nat_gateways"], vpc["instances"], firewalls):
+    for residents in (*(gwlb["appliances"] for gwlb in balancers), vpc["nat_gateways"], *hosts, firewalls):
         places += [(resident, "address", resident["subnet"]) for resident in residents.values()]
     taken = {holder[key] for holder, key, _ in places}
     taken |= {address for item in firewalls.values() for address in item["secondary_addresses"]}

@@ -13,12 +13,14 @@ from xml.sax.saxutils import escape
 
 from topologies.defaults import scaling_group_name
 from topologies.endpoint_service import EndpointState, endpoint_state
-from topologies.model import GatewayLoadBalancer, Topology, Vpc, interface_name
+from topologies.model import GatewayLoadBalancer, LoadBalancer, Topology, Vpc, interface_name
 from topologies.routing import attachment_table, gateway_table
 
 INSTANCE, NAT, ENDPOINT, NODE, FIREWALL, ATTACHMENT = "instance", "nat", "endpoint", "node", "firewall", "attachment"
+ELB = "balancer"
 COLOURS = {
     INSTANCE: "#2563eb",
+    ELB: "#7c3aed",
     NAT: "#0d9488",
     ENDPOINT: "#7c3aed",
     NODE: "#7c3aed",
@@ -27,6 +29,7 @@ COLOURS = {
 }
 LEGEND = {
     INSTANCE: "instance",
+    ELB: "load balancer",
     NAT: "NAT gateway",
     ENDPOINT: "GWLB endpoint and node",
     FIREWALL: "firewall",
@@ -48,10 +51,15 @@ class Resident:
 def residents(topology: Topology, vpc_name: str, subnet: str) -> Iterator[Resident]:
     """Yield what is in a subnet, in the order of the topology."""
     vpc = topology.vpcs[vpc_name]
-    for name, instance in vpc.instances.items():
+    for name, instance in vpc.hosts.items():
         if instance.subnet == subnet:
-            public = (f"public {instance.public_address}",) if instance.public_address else ()
-            yield Resident(INSTANCE, name, (str(instance.address), *public))
+            outside = (f"public {instance.public_address}",) if instance.public_address else ()
+            lines = str(instance.address), *outside
+            if isinstance(instance, LoadBalancer):
+                ports = (f"{port}: {', '.join(at.targets)}" for port, at in instance.listeners.items())
+                yield Resident(ELB, name, (*lines, instance.type, *ports))
+            else:
+                yield Resident(INSTANCE, name, lines)
     for name, firewall in vpc.firewalls.items():
         for part, item in firewall.interfaces.items():
             if item.subnet == subnet:
@@ -432,7 +440,8 @@ def draw_transit_gateways(topology: Topology, layout: Layout) -> Iterator[str]:
 
 def legend(layout: Layout) -> Iterator[str]:
     x = layout.width - MARGIN + 20
-    for kind, words in reversed(LEGEND.items()):
+    shown = {INSTANCE, *(resident.kind for _, _, resident, _ in layout.chips)}
+    for kind, words in reversed([item for item in LEGEND.items() if item[0] in shown]):
         x -= 5.4 * len(words) + 40
         yield rectangle(Box(x, MARGIN + 3, 12, 12), COLOURS[kind], "none", 2)
         yield text(x + 18, MARGIN + 13, words, "small")

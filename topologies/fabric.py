@@ -153,7 +153,7 @@ def build_fabric(topology: Topology) -> Fabric:
     internet = element(INTERNET, ElementKind.INTERNET)
 
     for name, vpc in topology.vpcs.items():
-        for instance_name, instance in vpc.instances.items():
+        for instance_name, instance in vpc.hosts.items():
             host(vpcs[name], instance_name, zone_of(vpc, instance.subnet))
         for firewall_name, firewall in vpc.firewalls.items():
             for part, item in firewall.interfaces.items():

@@ -29,6 +29,7 @@ UNASSIGNED = IPv4Address("0.0.0.0")
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9-]{0,11}$")]
 #: With an interface's name behind it, it becomes a name such as ``fw1-untrust``.
 FirewallName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9]{0,3}$")]
+Port = Annotated[int, Field(ge=1, le=65535)]
 Zone = Annotated[str, StringConstraints(pattern=r"^[a-f]$")]
 Account = Annotated[str, StringConstraints(pattern=r"^[0-9]{12}$")]
 #: An account number, the ARN of an account's root, or everybody.
@@ -104,11 +105,21 @@ class NetworkInterface(Instance):
         return {self.address: self.public_address, **self.secondary_addresses}
 
 
+class DestinationNat(Resource):
+    """Where what comes for a port of the untrust interface is sent; its source becomes the trust interface."""
+
+    target: str
+    """A load balancer or instance of the same VPC."""
+    port: Port
+
+
 class RoutedFirewall(Resource):
     """A firewall that is a router, with two interfaces: ``NAME-untrust`` and ``NAME-trust`` as targets of routes."""
 
     untrust: NetworkInterface
     trust: NetworkInterface
+    destination_nat: dict[Port, DestinationNat] = {}
+    """By port of the untrust interface: one for each application of an inbound sandwich."""
     routes: dict[IPv4Network, Literal["untrust", "trust"]] = {
         IPv4Network("0.0.0.0/0"): "untrust",
         IPv4Network("10.0.0.0/8"): "trust",
@@ -121,6 +132,26 @@ class RoutedFirewall(Resource):
     def interfaces(self) -> dict[str, NetworkInterface]:
         """Both interfaces by their own names."""
         return {"untrust": self.untrust, "trust": self.trust}
+
+
+class Listener(Resource):
+    """A port of a load balancer, and its target group."""
+
+    targets: tuple[str, ...]
+    """Instances, routed firewalls (their untrust interface) or load balancers of the same VPC."""
+    target_port: Port
+
+
+class LoadBalancer(Instance):
+    """A Network or an Application Load Balancer: one node, in one subnet.
+
+    It ends its clients' connections and makes new ones to targets, from its own address. (AWS's Network Load Balancer
+    keeps the client's address; an inbound sandwich loses it at the firewall's source NAT in any case.)
+    """
+
+    type: Literal["network", "application"]
+    listeners: dict[Port, Listener]
+    """By port."""
 
 
 class HighAvailability(Resource):
@@ -163,15 +194,21 @@ class Vpc(Resource):
     subnets: dict[Name, Subnet] = {}
     route_tables: dict[Name, RouteTable] = {}
     instances: dict[Name, Instance] = {}
+    load_balancers: dict[Name, LoadBalancer] = {}
     firewalls: dict[FirewallName, RoutedFirewall] = {}
     high_availability: dict[Name, HighAvailability] = {}
     nat_gateways: dict[Name, NatGateway] = {}
     endpoints: dict[Name, VpcEndpoint] = {}
 
     @property
+    def hosts(self) -> dict[str, Instance]:
+        """What traffic can come from and go to: instances and load balancers."""
+        return {**self.instances, **self.load_balancers}
+
+    @property
     def interfaces(self) -> dict[str, Instance]:
-        """What has addresses in the VPC and can send: instances, and the routed firewalls' interfaces."""
-        found = dict(self.instances)
+        """What has addresses in the VPC and can send: instances, load balancers, the routed firewalls' interfaces."""
+        found = dict(self.hosts)
         for name, firewall in self.firewalls.items():
             found |= {interface_name(name, part): item for part, item in firewall.interfaces.items()}
         return found

@@ -49,6 +49,7 @@ def validate(topology: Topology) -> list[Problem]:
         transit_tables_are_consistent,
         *managed_services.PASSES,
         pairs_are_two_of_a_zone,
+        balancers_have_targets,
         firewall_zones_are_endpoints,
         quotas_hold,
     )
@@ -79,7 +80,7 @@ def named(topology: Topology) -> Iterator[tuple[str, Place]]:
         yield vpc_name, place
         if vpc.internet_gateway:
             yield vpc.internet_gateway, (*place, "internet_gateway")
-        for kind in ("instances", "firewalls", "high_availability", "nat_gateways", "endpoints"):
+        for kind in ("instances", "load_balancers", "firewalls", "high_availability", "nat_gateways", "endpoints"):
             yield from ((name, (*place, kind, name)) for name in getattr(vpc, kind))
         for name, firewall in vpc.firewalls.items():
             for part in firewall.interfaces:
@@ -129,8 +130,8 @@ class Interface:
 
 def interfaces(topology: Topology) -> Iterator[Interface]:
     for vpc_name, vpc in topology.vpcs.items():
-        for kind, residents in (("instances", vpc.instances), ("nat_gateways", vpc.nat_gateways)):
-            for name, resident in residents.items():
+        for kind in ("instances", "load_balancers", "nat_gateways"):
+            for name, resident in getattr(vpc, kind).items():
                 yield Interface(("vpcs", vpc_name, kind, name), vpc_name, resident.subnet, resident.address)
         for where, item in firewall_interfaces(vpc_name, vpc):
             for address in item.addresses:
@@ -192,8 +193,8 @@ def public_addresses(topology: Topology) -> Iterator[tuple[Place, str, IPv4Addre
     for vpc_name, vpc in topology.vpcs.items():
         for place, item in firewall_interfaces(vpc_name, vpc):
             yield from ((place, vpc_name, public) for public in item.addresses.values() if public)
-        for kind, residents in (("instances", vpc.instances), ("nat_gateways", vpc.nat_gateways)):
-            for name, resident in residents.items():
+        for kind in ("instances", "load_balancers", "nat_gateways"):
+            for name, resident in getattr(vpc, kind).items():
                 if resident.public_address:
                     yield ("vpcs", vpc_name, kind, name), vpc_name, resident.public_address
 
@@ -489,6 +490,28 @@ def firewall_zones_are_endpoints(topology: Topology) -> Iterator[Problem]:
         if name not in endpoints:
             place = ("firewalls", "zones")
             yield Problem(place, f"no endpoint {name!r}", did_you_mean(name, endpoints), name)
+
+
+# -- load balancers of a VPC -----------------------------------------------------------------------------------------
+
+
+def balancers_have_targets(topology: Topology) -> Iterator[Problem]:
+    """What a load balancer or a firewall's destination NAT sends to is there, in its own VPC."""
+    for vpc_name, vpc in topology.vpcs.items():
+        known = [*vpc.hosts, *vpc.firewalls]
+        for name, balancer in vpc.load_balancers.items():
+            for port, listener in balancer.listeners.items():
+                for target in listener.targets:
+                    if target not in known or target == name:
+                        place: Place = ("vpcs", vpc_name, "load_balancers", name, "listeners", str(port))
+                        what = f"VPC {vpc_name} has no target {target!r}" if target != name else "it is its own target"
+                        yield Problem(place, what, did_you_mean(target, known), "targets")
+        for name, firewall in vpc.firewalls.items():
+            for port, nat in firewall.destination_nat.items():
+                if nat.target not in vpc.hosts:
+                    place = ("vpcs", vpc_name, "firewalls", name, "destination_nat", str(port))
+                    what = f"VPC {vpc_name} has no load balancer or instance {nat.target!r}"
+                    yield Problem(place, what, did_you_mean(nat.target, vpc.hosts), "target")
 
 
 # -- quotas ------------------------------------------------------------------------------------------------------

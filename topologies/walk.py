@@ -105,8 +105,8 @@ def inspections(hops: list[Hop]) -> list[str]:
 
 
 def hosts(topology: Topology) -> dict[str, IPv4Address]:
-    """Return the addresses of all instances (private) and internet hosts, by name."""
-    found = {name: instance.address for vpc in topology.vpcs.values() for name, instance in vpc.instances.items()}
+    """Return the addresses of all instances and load balancers (private) and internet hosts, by name."""
+    found = {name: host.address for vpc in topology.vpcs.values() for name, host in vpc.hosts.items()}
     return found | {name: host.address for name, host in topology.internet.items()}
 
 
@@ -117,8 +117,8 @@ def address_for(topology: Topology, source: str, destination: str) -> IPv4Addres
     """
     if source in topology.internet:
         for vpc in topology.vpcs.values():
-            if destination in vpc.instances:
-                return vpc.instances[destination].public_address or vpc.instances[destination].address
+            if destination in vpc.hosts:
+                return vpc.hosts[destination].public_address or vpc.hosts[destination].address
     return hosts(topology)[destination]
 
 
@@ -240,9 +240,10 @@ class Walker:
         vpc = self.topology.vpcs[vpc_name]
         for name, item in vpc.interfaces.items():
             if self.packet.destination in item.addresses:
-                whose = "instance" if name in vpc.instances else "firewall"
-                self.hop(vpc_name, "delivery", name, name, f"the {whose}'s address", zone_of(vpc, item.subnet))
-                return None if name in vpc.instances else partial(self.to_firewall, vpc_name, name)
+                kinds = {"instance": vpc.instances, "load balancer": vpc.load_balancers}
+                kind = next((kind for kind, found in kinds.items() if name in found), "firewall")
+                self.hop(vpc_name, "delivery", name, name, f"the {kind}'s address", zone_of(vpc, item.subnet))
+                return None if name in vpc.hosts else partial(self.to_firewall, vpc_name, name)
         for name, gateway in vpc.nat_gateways.items():
             if gateway.address == self.packet.destination:
                 self.hop(vpc_name, "delivery", name, name, "the NAT gateway's address", zone_of(vpc, gateway.subnet))
@@ -255,8 +256,8 @@ class Walker:
     def forwarded(self, vpc_name: str, name: str) -> Step | None:
         """Through what forwards: an instance sends a packet on as it came, a routed firewall by its own routes."""
         vpc = self.topology.vpcs[vpc_name]
-        if name in vpc.instances:
-            return lambda: self.subnet(vpc_name, vpc.instances[name].subnet)
+        if name in vpc.hosts:
+            return lambda: self.subnet(vpc_name, vpc.hosts[name].subnet)
         firewall_name, firewall = self.firewall(vpc, name)
         routes = [Route(prefix, part, TargetKind.INSTANCE, Origin.STATIC) for prefix, part in firewall.routes.items()]
         route = lookup(longest_first(routes), self.packet.destination)
