@@ -1,0 +1,67 @@
+"""Whether the machine and not the architecture set a limit: idle CPU, and the busiest thread, between two samples.
+
+A machine can be the limit while most of it is idle: Open vSwitch's userspace datapath, strongSwan's userspace ESP and a
+firewall each have one thread that carries the packets, so a thread that fills a CPU counts as well.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+Meter = Callable[[], "Sample"]
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Seconds since boot: of all CPUs together, idle ones, and of each thread by its id and start."""
+
+    time: float
+    cpus: int
+    total: float
+    idle: float
+    threads: dict[tuple[int, int], float]
+
+
+@dataclass(frozen=True)
+class Headroom:
+    """Between two samples: busy CPU seconds, the idle share of all CPUs, the share of one CPU of the busiest thread."""
+
+    busy: float
+    idle_share: float
+    thread_share: float
+
+    @classmethod
+    def between(cls, before: Sample, after: Sample) -> Headroom:
+        """Compare two samples; raises ValueError where no time passed between them."""
+        total, idle = after.total - before.total, after.idle - before.idle
+        elapsed = after.time - before.time
+        if total <= 0 or elapsed <= 0:
+            raise ValueError("no time passed between two samples of the CPU")
+        busiest = max((spent - before.threads.get(thread, 0.0) for thread, spent in after.threads.items()), default=0.0)
+        return cls(total - idle, idle / total, busiest / elapsed)
+
+
+def sample(proc: Path = Path("/proc"), clock: Callable[[], float] = time.monotonic) -> Sample:
+    """Read ``/proc/stat`` and the threads' ``stat`` (proc(5)); time stolen by a hypervisor is not idle."""
+    hertz = os.sysconf("SC_CLK_TCK")
+    lines = (proc / "stat").read_text().splitlines()
+    # user nice system idle iowait irq softirq steal; what follows (guests) is in user already.
+    times = [int(word) / hertz for word in lines[0].split()[1:9]]
+    cpus = sum(line.startswith("cpu") for line in lines) - 1
+    threads = {thread: ticks / hertz for thread, ticks in _threads(proc)}
+    return Sample(clock(), cpus, sum(times), times[3] + times[4], threads)
+
+
+def _threads(proc: Path) -> Iterator[tuple[tuple[int, int], int]]:
+    for stat in proc.glob("[0-9]*/task/[0-9]*/stat"):
+        try:
+            text = stat.read_text()
+        except OSError:  # it has ended
+            continue
+        # Behind the name, which may hold anything: utime and stime are fields 14 and 15, the start is 22.
+        fields = text[text.rindex(")") + 2 :].split()
+        yield (int(stat.parent.name), int(fields[19])), int(fields[11]) + int(fields[12])
