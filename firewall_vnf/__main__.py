@@ -16,6 +16,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from firewall_vnf.adapter import AdapterError, DataInterface, Loop, Turnaround
 from firewall_vnf.config import Config, ConfigError, load_config
@@ -28,7 +29,11 @@ from firewall_vnf.log import Log, LogError, LogWriter
 from firewall_vnf.management import ManagementError, ManagementPort
 from firewall_vnf.metrics import Reading
 from firewall_vnf.policy import Policy, PolicyError
+from firewall_vnf.routed import RoutedEngine
 from firewall_vnf.session_store import Sharing
+
+if TYPE_CHECKING:
+    from firewall_vnf.nfqueue import QueueInterface
 
 
 class Firewall:
@@ -39,7 +44,7 @@ class Firewall:
         epoch = time.time() - time.monotonic()
         inspections = load_inspections(config.inspections)
         policy = Policy.load(config.policy)
-        self._interface = DataInterface(config.interface, config.address)
+        self._interface = _open_interface(config)
         self._writer = LogWriter(config.log_directory)
         self._log = Log(config.name, self._writer.write, epoch)
         self._backend, self._sharing = None, None
@@ -48,16 +53,20 @@ class Firewall:
 
             self._backend = RedisBackend(str(config.session_store))
             self._sharing = Sharing(self._backend, self._log, epoch)
-        self._engine = Engine(config, policy, self._log, inspections, self._sharing)
+        parts = config, policy, self._log, inspections, self._sharing
+        if isinstance(self._interface, DataInterface):
+            self._engine = Engine(*parts)
+        else:
+            self._engine = RoutedEngine(*parts, kernel=self._interface.connections, bypass=config.bypass)
         info = {
             "name": config.name,
             "pid": os.getpid(),
-            "interface": config.interface,
+            "interface": config.interface or ", ".join(config.interfaces),
             "policy": str(config.policy),
         }
         self._control = ControlServer(config.control, self._engine, epoch, self._counters, self._reload, info)
         services = (self._control, self._sharing) if self._sharing else (self._control,)
-        self.loop = Loop(self._interface, self._engine, *services)
+        self.loop: Loop[Any] = Loop(self._interface, self._engine, *services)
         self._health = HealthPort(
             config.health_port, lambda: time.monotonic() - self.loop.heartbeat, config.health_limit
         )
@@ -87,6 +96,7 @@ class Firewall:
             self._sharing.close(now)  # before the sessions end here, which for the other firewalls they do not
             self._backend.close()
         self._engine.close(now)
+        self._interface.close()
         self._log.system("general", "informational", f"firewall {self._config.name} stopped", now)
         self._writer.close()
 
@@ -113,8 +123,8 @@ class Firewall:
             sessions=table.count,
             capacity=table.capacity,
             installed=counters["session_installed"],
-            packets=counters["pkt_forwarded"],
-            bytes=self.loop.carried,
+            packets=counters["pkt_forwarded"] + counters["pkt_bypassed"],
+            bytes=self.loop.carried + self._engine.bypassed_bytes,
         )
 
     def _reload(self, now: float) -> None:
@@ -128,9 +138,19 @@ class Firewall:
         self._engine.commit(policy, now)
 
 
+def _open_interface(config: Config) -> DataInterface | QueueInterface:
+    if config.interface:
+        return DataInterface(config.interface, config.address)
+    try:
+        from firewall_vnf.nfqueue import QueueInterface  # a firewall behind a GWLB does without its library
+    except ImportError as error:
+        raise AdapterError(f"a routed firewall needs the module {error.name}: pip install netfilterqueue") from error
+    return QueueInterface(config.queue, config.interfaces, config.fail_open)
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Run until a signal says otherwise."""
-    parser = argparse.ArgumentParser(prog="python -m firewall_vnf", description="A firewall behind a GWLB.")
+    parser = argparse.ArgumentParser(prog="python -m firewall_vnf", description="A firewall, behind a GWLB or routed.")
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--config", type=Path, metavar="FILE", help="run the firewall that FILE describes")
     what.add_argument("--turnaround", action="store_true", help="only turn frames around, without inspection")
@@ -152,7 +172,7 @@ def main(arguments: list[str] | None = None) -> None:
         fail(error, 3)
 
 
-def serve(loop: Loop) -> None:
+def serve(loop: Loop[Any]) -> None:
     """Run *loop* until SIGTERM or SIGINT."""
 
     def end(*_: object) -> None:

@@ -18,7 +18,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from ipaddress import IPv4Address
-from typing import Protocol
+from typing import Generic, Protocol, TypeVar
 
 from firewall_vnf.geneve import INNER, PORT, turn_around
 
@@ -42,14 +42,18 @@ class AdapterError(Exception):
     """The machine or its settings do not permit the data interface; one line that says what to do."""
 
 
-class Processor(Protocol):
+class Expiring(Protocol):
+    """What has timers."""
+
+    def expire(self, now: float) -> None: ...
+
+
+class Processor(Expiring, Protocol):
     """What the adapter drives: an engine, or :class:`Turnaround`."""
 
     outbox: list[bytes]
 
     def process(self, frame: bytearray, length: int, now: float) -> bool: ...
-
-    def expire(self, now: float) -> None: ...
 
 
 class Service(Protocol):
@@ -106,6 +110,23 @@ class DataInterface:
         except OSError:
             self.send_errors += 1
 
+    def serve(self, processor: Processor) -> int:
+        """Handle the frames that are there, a batch at most; returns the bytes of the packets that were sent back."""
+        frame, receive, send, process, clock = self.frame, self.receive, self.send, processor.process, time.monotonic
+        carried = 0
+        for _ in range(BATCH):
+            length = receive()
+            if not length:
+                break
+            if process(frame, length, clock()):
+                send(length)
+                carried += length - INNER
+            if processor.outbox:
+                for injected in processor.outbox:
+                    self.inject(injected)
+                processor.outbox.clear()
+        return carried
+
     def lost(self) -> int:
         """Return the number of frames so far that the socket's buffer had no room for."""
         statistics = self._socket.getsockopt(SOL_PACKET, PACKET_STATISTICS, 8)
@@ -138,14 +159,26 @@ class Wakeup:
             self._reader.recv(4096)
 
 
-class Loop:
+ProcessorT = TypeVar("ProcessorT", bound=Expiring, contravariant=True)
+
+
+class Interface(Protocol[ProcessorT]):
+    """Where packets come from: :class:`DataInterface`, or a kernel's queue."""
+
+    def fileno(self) -> int: ...
+
+    def serve(self, processor: ProcessorT) -> int:
+        """Handle the packets that are there, a batch at most; returns the bytes of those that were sent on."""
+
+
+class Loop(Generic[ProcessorT]):
     """The data path's thread, the main thread: frames first, then timers and *services*, every so often.
 
-    ``heartbeat`` is the time (monotonic clock) of its last round, ``carried`` the bytes of the inner packets that
-    were sent back. ``running`` set to False by a signal's handler ends :meth:`run`.
+    ``heartbeat`` is the time (monotonic clock) of its last round, ``carried`` the bytes of the packets that were sent
+    on. ``running`` set to False by a signal's handler ends :meth:`run`.
     """
 
-    def __init__(self, interface: DataInterface, processor: Processor, *services: Service) -> None:
+    def __init__(self, interface: Interface[ProcessorT], processor: ProcessorT, *services: Service) -> None:
         self.running = True
         self._soon: deque[Callable[[float], None]] = deque()
         self.heartbeat = time.monotonic()
@@ -162,7 +195,6 @@ class Loop:
         """Serve until ``running`` is False."""
         clock = time.monotonic
         interface, processor, services = self._interface, self._processor, self._services
-        frame, receive, send, process = interface.frame, interface.receive, interface.send, processor.process
         poll = select.poll()
         poll.register(interface.fileno(), select.POLLIN)
         for service in services:
@@ -171,19 +203,7 @@ class Loop:
         expiry = 0.0
         while self.running:
             events = poll.poll(int(1000 * tick))
-            carried = 0
-            for _ in range(BATCH):
-                length = receive()
-                if not length:
-                    break
-                if process(frame, length, clock()):
-                    send(length)
-                    carried += length - INNER
-                if processor.outbox:
-                    for injected in processor.outbox:
-                        interface.inject(injected)
-                    processor.outbox.clear()
-            self.carried += carried
+            self.carried += interface.serve(processor)
             now = self.heartbeat = clock()
             if now >= expiry:
                 processor.expire(now)

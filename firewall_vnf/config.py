@@ -13,6 +13,13 @@
     session_store: redis://100.64.0.1:6379
 
 The last two are optional. Nothing else is needed; :class:`Config` has the defaults.
+
+A routed firewall has, instead of ``interface`` and ``zones``, the zones of the interfaces between which it routes::
+
+    interfaces: {eth0: untrust, eth1: trust}
+    queue: 0                         # the NFQUEUE that iptables hands forwarded packets to
+    bypass: true                     # let the kernel carry sessions that need no more inspection
+    fail_open: false                 # let packets pass a full queue
 """
 
 from __future__ import annotations
@@ -22,7 +29,8 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, RedisDsn, StringConstraints, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, RedisDsn, StringConstraints, ValidationError, model_validator
+from pydantic_core import PydanticCustomError
 
 from firewall_vnf.session import Timers
 
@@ -63,10 +71,17 @@ class Config(EngineConfig):
     unhealthy. The management port is served only where ``management_address`` is given; ``metrics_interval``, in
     seconds, is how often its metrics are measured (VM-Series: every 1 to 60 minutes). ``session_store`` is the Redis
     server where firewalls share their sessions; without it each keeps its own.
+
+    ``interfaces`` maps a routed firewall's interfaces to zones; traffic by any other is dropped. ``queue``, ``bypass``
+    and ``fail_open`` are to agree with the arguments of :func:`firewall_vnf.routed.queue_rules`.
     """
 
     name: str
-    interface: str
+    interface: str = ""
+    interfaces: dict[str, str] = {}
+    queue: int = Field(default=0, ge=0, le=65535)
+    bypass: bool = True
+    fail_open: bool = False
     address: IPv4Address | None = None
     policy: Path
     log_directory: Path
@@ -78,6 +93,12 @@ class Config(EngineConfig):
     management_port: int = Field(default=9090, ge=1, le=65535)
     metrics_interval: float = Field(default=5.0, gt=0)
     session_store: RedisDsn | None = None
+
+    @model_validator(mode="after")
+    def _is_of_one_kind(self) -> Config:
+        if bool(self.interface) == bool(self.interfaces):
+            raise PydanticCustomError("kind", "")
+        return self
 
 
 def load_config(path: Path) -> Config:
@@ -95,7 +116,9 @@ def load_config(path: Path) -> Config:
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(str(part) for part in first["loc"] if part != "[key]")
-        if first["type"] == "extra_forbidden":
+        if first["type"] == "kind":
+            place, message = "interface", "give either this (behind a GWLB) or 'interfaces' (a routed firewall)"
+        elif first["type"] == "extra_forbidden":
             known = Timers if first["loc"][0] == "timers" else Config
             message = f"unknown setting; known are {', '.join(sorted(known.model_fields))}"
         elif first["type"] == "missing":

@@ -40,6 +40,7 @@ def describe(session: Session, now: float, epoch: float) -> dict[str, Any]:
         "destination_port": session.destination_port,
         "protocol": PROTOCOLS.get(session.protocol, str(session.protocol)),
         "zone": session.zone,
+        "zone_to": session.zone_to,
         "endpoint": session.endpoint.name,
         "rule": session.rule.name,
         "start_time": session.start + epoch,

@@ -19,6 +19,8 @@ MEANINGS: dict[str, str] = {
     "geneve_header": "Packets dropped: GENEVE version, control flag, VNI or option length is not AWS's",
     "geneve_options": "Packets dropped: not exactly AWS's three GENEVE options in AWS's order",
     "geneve_protocol": "Packets dropped: GENEVE payload is neither IPv4 nor IPv6",
+    "pkt_bypassed": "Packets of a routed firewall's sessions that the kernel carried without the engine",
+    "flow_no_zone": "Packets dropped: came from or would leave by an interface that is in no zone",
     "flow_ipv6": "IPv6 packets passed uninspected, as configured",
     "flow_ipv6_disabled": "Packets dropped: IPv6, as configured",
     "flow_ipfrag": "Fragments passed uninspected, as configured",

@@ -84,7 +84,7 @@ class Engine:
     of other firewalls.
 
     ``outbox`` holds frames that the firewall made (resets); whoever calls :meth:`process` sends and clears
-    it.
+    it. ``bypassed_bytes`` are those of packets that passed without the engine, see :mod:`firewall_vnf.routed`.
     """
 
     def __init__(
@@ -104,6 +104,7 @@ class Engine:
         self._inspections = tuple(inspections)
         self._store = store
         self._zones = {int(name[5:], 16): zone for name, zone in config.zones.items()}
+        self.bypassed_bytes = 0
         self._received = self._forwarded = 0
         self._sessions_made = 0
         self._full_reported = False
@@ -224,20 +225,23 @@ class Engine:
         endpoint = self.table.endpoints.get(endpoint_id)
         if endpoint is None:
             endpoint = Endpoint(endpoint_id, self._zones.get(endpoint_id, self.config.default_zone))
+        refused = self._judge(packet, endpoint, now)
+        if refused:
+            return self._drop(refused)
+        self._forwarded += 1
+        turn_around(packet.frame)
+        return True
+
+    def _judge(self, packet: Packet, endpoint: Endpoint, now: float) -> str | None:
+        """Return None if the packet may pass, else the name of the counter under which it is dropped."""
         if packet.quoted is not None:
             return self._icmp_error(packet, endpoint)
         session = endpoint.flows.get(packet.key)
         if session is None and self._store is not None:
             session = self._resume(self._store, endpoint, packet, now)
         if session is None or (session.state in _ENDING and self._outdated(session, packet, now)):
-            refused = self._open(endpoint, packet, now)
-        else:
-            refused = self._continue(session, packet, packet.key == session.key, now)
-        if refused:
-            return self._drop(refused)
-        self._forwarded += 1
-        turn_around(packet.frame)
-        return True
+            return self._open(endpoint, packet, now)
+        return self._continue(session, packet, packet.key == session.key, now)
 
     def _drop(self, counter: str) -> bool:
         self._counters[counter] += 1
@@ -251,15 +255,13 @@ class Engine:
         turn_around(frame)
         return True
 
-    def _icmp_error(self, packet: Packet, endpoint: Endpoint) -> bool:
+    def _icmp_error(self, packet: Packet, endpoint: Endpoint) -> str | None:
         """An ICMP error belongs to the session of the packet that it quotes, and passes if that session may."""
         session = endpoint.flows.get(packet.quoted or b"")
         if session is None or session.state is DISCARD:
-            return self._drop("flow_icmp_error_no_session")
+            return "flow_icmp_error_no_session"
         self._count(session, packet, packet.quoted == session.reverse)
-        self._forwarded += 1
-        turn_around(packet.frame)
-        return True
+        return None
 
     def _outdated(self, session: Session, packet: Packet, now: float) -> bool:
         """End a session in whose place the packet may open a new one."""
@@ -426,12 +428,11 @@ class Engine:
         source, destination, source_port, destination_port = _ENDS.unpack_from(session.key)
         if protocol not in (TCP, UDP):
             source_port = destination_port = 0
-        zone = session.endpoint.zone
         session.policy = self.policy
         session.cleared = None
         session.rule = rule = self.policy.match(
-            zone,
-            zone,
+            session.zone,
+            session.zone_to,
             source,
             destination,
             protocol,

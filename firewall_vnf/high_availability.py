@@ -177,6 +177,10 @@ class HighAvailability:
         self._ticked = now
         self._heartbeat_due = self._hello_due = now
 
+    def hears(self, link: HaLink) -> bool:
+        """Whether the peer is heard on *link*."""
+        return self.peer is not None and link not in self._down
+
     # -- events ------------------------------------------------------------------------------------------------------
 
     def receive(self, link: HaLink, message: Message, now: float) -> list[Action]:
@@ -198,8 +202,8 @@ class HighAvailability:
             if message.state is not before:
                 self._peer_since = now
             self.peer = message
-            if before is HaState.ACTIVE is self.state and message.state is not HaState.ACTIVE:
-                actions.append(Claim())  # the peer may have had the addresses moved while both were active
+            if self.state is HaState.ACTIVE is not message.state and before in (None, HaState.ACTIVE):
+                actions.append(Claim())  # the peer may have been active too, and have had the addresses moved
         if self._fenced:
             self._fenced = False
             actions += self._become(HaState.INITIAL, "the peer is heard again", now)

@@ -29,6 +29,11 @@ def reset_receiver(packet: Packet) -> bytes:
     return _reset(packet.key, packet.sequence, packet.acknowledgement)
 
 
+def readdressed(reset: bytes, key: bytes) -> bytes:
+    """Return the RST *reset* with the addresses and ports of *key*."""
+    return _reset(key, *struct.unpack_from("!II", reset, 24))
+
+
 def unreachable(packet: Packet) -> bytes:
     """Return ICMP "communication administratively prohibited" (type 3, code 13; RFC 1812, 5.2.7.1) to the
     sender.

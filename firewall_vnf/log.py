@@ -180,7 +180,7 @@ class Log:
             "proto": PROTOCOLS.get(session.protocol, str(session.protocol)),
             "app": session.application,
             "from": session.zone,
-            "to": session.zone,
+            "to": session.zone_to,
             "rule": session.rule.name,
             "vsys": "vsys1",
             "sessionid": session.id,

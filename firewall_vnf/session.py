@@ -94,15 +94,22 @@ class Timers(BaseModel):
 
 
 class Endpoint:
-    """A GWLB endpoint: its zone, and its sessions by packet key; each session is there twice, once a direction."""
+    """A GWLB endpoint: its zone, and its sessions by packet key; each session is there twice, once a direction.
 
-    __slots__ = ("flows", "id", "name", "zone")
+    What comes from a GWLB endpoint goes back to it. A routed firewall has an object for each way through it, from
+    *zone* to *zone_to*; all of them have number 0 and share *flows*.
+    """
 
-    def __init__(self, endpoint: int, zone: str) -> None:
+    __slots__ = ("flows", "id", "name", "zone", "zone_to")
+
+    def __init__(
+        self, endpoint: int, zone: str, zone_to: str | None = None, flows: dict[bytes, Session] | None = None
+    ) -> None:
         self.id = endpoint
-        self.name = endpoint_name(endpoint)
+        self.name = endpoint_name(endpoint) if endpoint else ""
         self.zone = zone
-        self.flows: dict[bytes, Session] = {}
+        self.zone_to = zone_to or zone
+        self.flows: dict[bytes, Session] = {} if flows is None else flows
 
 
 class Session:
@@ -198,7 +205,13 @@ class Session:
 
     @property
     def zone(self) -> str:
+        """The client's zone."""
         return self.endpoint.zone
+
+    @property
+    def zone_to(self) -> str:
+        """The server's zone, which is the client's behind a GWLB."""
+        return self.endpoint.zone_to
 
 
 class SessionTable:

@@ -59,6 +59,14 @@ def resume_session(session: Session, packet: Packet, forward: bool) -> None:
         session.server_window = packet.window
 
 
+def follow_session(session: Session, packet: Packet, forward: bool) -> None:
+    """Catch up with the sender, whose segments were not all seen; somebody else checks that they are in the window."""
+    if forward:
+        session.client_next = session.server_ack = packet.sequence
+    else:
+        session.server_next = session.client_ack = packet.sequence
+
+
 def fresh_data(session: Session, packet: Packet, forward: bool) -> int | None:
     """Return the offset of the data that was not there before: the packet's end if all is old, None behind a gap."""
     expected = session.client_next if forward else session.server_next

@@ -40,8 +40,10 @@ def test_management_network(tmp_path: Path) -> None:
     [
         ("", "expected a mapping of settings, such as 'name: fw1'"),
         ("name: [", "not YAML: "),
-        (MINIMAL.replace("interface: eth0\n", ""), "interface: missing; every firewall needs it"),
-        (MINIMAL + "max_session: 5\n", "max_session: unknown setting; known are address, control, default_zone, "),
+        (MINIMAL.replace("interface: eth0\n", ""), "interface: give either this (behind a GWLB) or 'interfaces' (a routed firewall)"),
+        (MINIMAL + "interfaces: {eth1: trust}\n", "interface: give either this (behind a GWLB) or 'interfaces' (a routed firewall)"),
+        (MINIMAL.replace("policy: policy.yaml\n", ""), "policy: missing; every firewall needs it"),
+        (MINIMAL + "max_session: 5\n", "max_session: unknown setting; known are address, bypass, control, "),
         (MINIMAL + "max_sessions: 0\n", "max_sessions: input should be greater than or equal to 1, not 0"),
         (MINIMAL + "zones: {gwlbe1: inside}\n", "zones.gwlbe1: 'gwlbe1' is no endpoint id; write vpce-0 and "),
         (MINIMAL + "timers: {tcp: soon}\n", "timers.tcp: input should be a valid integer, "),

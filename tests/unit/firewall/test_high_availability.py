@@ -225,7 +225,7 @@ def test_the_cloud_is_not_believed_against_the_pair() -> None:
 
 
 def test_a_stopped_firewall_that_goes_on_yields_nothing_and_takes_nothing() -> None:
-    """A passive one that was stopped for a while has not heard its peer, and does not take that for the peer's death."""
+    """A passive one that was stopped has not heard its peer, and does not take that for the peer's death."""
     pair = settled()
     pair.stopped = {1}
     pair.run(30)
@@ -327,7 +327,7 @@ def test_never_two_active_for_longer_than_the_detection_while_a_link_works(
     moments: list[tuple[float, str, int]], preemptive: bool, seed: int
 ) -> None:
     pair = Pair(seed=seed, preemptive=preemptive, timers=HaTimers(max_flaps=0, preemption_hold=5.0))
-    works_since = {link: 0.0 for link in HaLink}
+    works_since = dict.fromkeys(HaLink, 0.0)
     single = 0.0
 
     def run(seconds: float) -> None:

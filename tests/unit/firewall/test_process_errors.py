@@ -15,7 +15,7 @@ POLICY = "rules: [{name: a, action: allow}]"
 @pytest.mark.parametrize(
     ("config", "policy", "code", "message"),
     [
-        (CONFIG % ", colour: blue", POLICY, 2, "fw1.yaml: colour: unknown setting; known are address, control, "),
+        (CONFIG % ", colour: blue", POLICY, 2, "fw1.yaml: colour: unknown setting; known are address, bypass, "),
         (CONFIG % "", "rules: [{name: a, action: alow}]", 2, "unknown action 'alow'; did you mean 'allow'?"),
         (CONFIG % ", inspections: [words]", POLICY, 2, "inspection 'words': write it as module:Class"),
         # Without root it is the raw socket, with root the interface that is not there.

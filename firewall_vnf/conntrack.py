@@ -1,0 +1,200 @@
+"""The kernel's connections, over netlink: read with their counters, marked, deleted (linux/nfnetlink_conntrack.h).
+
+A connection has two tuples: that of the first packet before its translation, and that of the answers. With NAT they
+differ in more than direction. A firewall between DNAT (before it) and SNAT (behind it) sees the client as in the first
+and the server as in the second: :attr:`Connection.key` is the session key of what it sees.
+
+Linux counts per connection where ``net.netfilter.nf_conntrack_acct`` is 1, for connections that begin after that.
+"""
+
+from __future__ import annotations
+
+import itertools
+import socket
+import struct
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from firewall_vnf.packet import UDP
+
+# linux/netlink.h, linux/netfilter/nfnetlink.h: constants that Python's socket module lacks.
+NETLINK_NETFILTER, SOL_NETLINK, NETLINK_ADD_MEMBERSHIP = 12, 270, 1
+NLM_F_REQUEST, NLM_F_DUMP = 1, 0x300
+NLMSG_ERROR, NLMSG_DONE = 2, 3
+NFNL_SUBSYS_CTNETLINK, NFNLGRP_CONNTRACK_DESTROY = 1, 3
+CT_NEW, CT_GET, CT_DELETE = 0, 1, 2
+CTA_TUPLE_ORIG, CTA_TUPLE_REPLY, CTA_MARK, CTA_COUNTERS_ORIG, CTA_COUNTERS_REPLY = 1, 2, 8, 9, 10
+CTA_ID, CTA_MARK_MASK, CTA_FILTER = 12, 21, 25
+#: Which parts of the original tuple a dump is limited to: source address, protocol, source port.
+CTA_FILTER_ORIG_FLAGS, SOURCE = 1, 1 | 8 | 16
+NESTED = 0x8000
+
+ACCOUNTING = Path("/proc/sys/net/netfilter/nf_conntrack_acct")
+#: Bytes of changes in one call.
+BATCH = 32768
+
+_HEADER = struct.Struct("=IHHII")
+_ATTRIBUTE = struct.Struct("=HH")
+
+
+class Connection(NamedTuple):
+    """*original* and *reply* are tuples in the form of a TCP session's key, *name* the attribute that changes name it
+    by. Counters are of both directions; 0 where the kernel does not count."""
+
+    key: bytes
+    original: bytes
+    reply: bytes
+    name: bytes
+    id: bytes
+    mark: int
+    packets_sent: int
+    bytes_sent: int
+    packets_received: int
+    bytes_received: int
+
+
+class Conntrack:
+    """The connections of this network namespace that have the bit *mark*. Raises OSError where it may not ask."""
+
+    def __init__(self, mark: int) -> None:
+        self._mark = struct.pack("!I", mark)
+        self._sequence = itertools.count(1)
+        self._socket = _open()
+        self._events = _open()
+        self._events.setsockopt(SOL_NETLINK, NETLINK_ADD_MEMBERSHIP, NFNLGRP_CONNTRACK_DESTROY)
+        self._events.setblocking(False)
+        if ACCOUNTING.read_text().strip() != "1":
+            ACCOUNTING.write_text("1")
+
+    def marked(self) -> Iterator[Connection]:
+        """Yield the connections that have the mark."""
+        return self._dump(_attribute(CTA_MARK, self._mark) + _attribute(CTA_MARK_MASK, self._mark))
+
+    def find(self, key: bytes) -> Connection | None:
+        """Return the TCP connection of a session, marked or not."""
+        ports = _attribute(1, b"\6") + _attribute(2, key[8:10])
+        source = _attribute(1 | NESTED, _attribute(1, key[:4])) + _attribute(2 | NESTED, ports)
+        limits = _attribute(CTA_FILTER_ORIG_FLAGS, struct.pack("=I", SOURCE)) + _attribute(2, bytes(4))
+        request = _attribute(CTA_TUPLE_ORIG | NESTED, source) + _attribute(CTA_FILTER | NESTED, limits)
+        found = [connection for connection in self._dump(request) if connection.key == key]
+        return found[0] if found else None
+
+    def unmark(self, connections: Iterable[Connection]) -> None:
+        """Take the mark from *connections*; it is gone when this returns."""
+        change = _attribute(CTA_MARK, bytes(4)) + _attribute(CTA_MARK_MASK, self._mark)
+        self._change(CT_NEW, (connection.name + change for connection in connections))
+
+    def delete(self, connections: Iterable[Connection]) -> None:
+        """End *connections*; one that has ended meanwhile is left out."""
+        self._change(CT_DELETE, (connection.name + _attribute(CTA_ID, connection.id) for connection in connections))
+
+    def ended(self) -> Iterator[Connection]:
+        """Yield the connections, marked or not, that ended since the last call; some may be missing."""
+        while True:
+            try:
+                data = self._events.recv(65536)
+            except BlockingIOError:
+                return
+            except OSError:  # ENOBUFS: the kernel had more to tell than there was room for
+                continue
+            yield from (connection for _, _, body in _messages(data) if (connection := _connection(body)))
+
+    def close(self) -> None:
+        self._socket.close()
+        self._events.close()
+
+    def _dump(self, attributes: bytes) -> Iterator[Connection]:
+        sequence = next(self._sequence)
+        self._socket.send(_message(CT_GET, NLM_F_REQUEST | NLM_F_DUMP, sequence, attributes))
+        while True:
+            for kind, number, body in _messages(self._socket.recv(262144)):
+                if number != sequence:  # an error about an earlier change: the connection had ended
+                    continue
+                if kind == NLMSG_DONE:
+                    return
+                if kind == NLMSG_ERROR:
+                    raise OSError(-struct.unpack_from("=i", body)[0], "asking for the kernel's connections failed")
+                connection = _connection(body)
+                if connection:
+                    yield connection
+
+    def _change(self, kind: int, bodies: Iterable[bytes]) -> None:
+        batch = b""
+        for body in bodies:
+            batch += _message(kind, NLM_F_REQUEST, next(self._sequence), body)
+            if len(batch) > BATCH:
+                self._socket.send(batch)
+                batch = b""
+        if batch:
+            self._socket.send(batch)
+
+
+def _open() -> socket.socket:
+    opened = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, NETLINK_NETFILTER)
+    opened.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 8 << 20)
+    opened.bind((0, 0))
+    return opened
+
+
+def _attribute(kind: int, value: bytes) -> bytes:
+    return _ATTRIBUTE.pack(4 + len(value), kind) + value + bytes(-len(value) % 4)
+
+
+def _message(kind: int, flags: int, sequence: int, attributes: bytes) -> bytes:
+    header = _HEADER.pack(20 + len(attributes), NFNL_SUBSYS_CTNETLINK << 8 | kind, flags, sequence, 0)
+    return header + struct.pack("=BBH", socket.AF_INET, 0, 0) + attributes
+
+
+def _messages(data: bytes) -> Iterator[tuple[int, int, bytes]]:
+    """Yield type, sequence number and body of each."""
+    offset = 0
+    while offset < len(data):
+        length, kind, _, sequence, _ = _HEADER.unpack_from(data, offset)
+        yield kind, sequence, data[offset + 16 : offset + length]
+        offset += length + -length % 4
+
+
+def _attributes(data: bytes, start: int = 0) -> dict[int, bytes]:
+    found = {}
+    while start < len(data):
+        length, kind = _ATTRIBUTE.unpack_from(data, start)
+        found[kind & 0x3FFF] = data[start + 4 : start + length]
+        start += length + -length % 4
+    return found
+
+
+def _connection(body: bytes) -> Connection | None:
+    """Return the connection that a message tells of; None if it is not IPv4 with ports."""
+    if body[0] != socket.AF_INET:
+        return None
+    attributes = _attributes(body, 4)
+    original, protocol = _tuple(attributes[CTA_TUPLE_ORIG])
+    reply, _ = _tuple(attributes[CTA_TUPLE_REPLY])
+    if len(original) != 12:
+        return None
+    key = original[0:4] + reply[0:4] + original[8:10] + reply[8:10] + (b"\x11" if protocol == UDP else b"")
+    return Connection(
+        key,
+        original,
+        reply,
+        _attribute(CTA_TUPLE_ORIG | NESTED, attributes[CTA_TUPLE_ORIG]),
+        attributes[CTA_ID],
+        int.from_bytes(attributes.get(CTA_MARK, b""), "big"),
+        *_counters(attributes.get(CTA_COUNTERS_ORIG)),
+        *_counters(attributes.get(CTA_COUNTERS_REPLY)),
+    )
+
+
+def _tuple(data: bytes) -> tuple[bytes, int]:
+    """Return addresses and ports, and the protocol."""
+    parts = _attributes(data)
+    addresses, ports = _attributes(parts[1]), _attributes(parts[2])
+    return addresses[1] + addresses[2] + ports.get(2, b"") + ports.get(3, b""), ports[1][0]
+
+
+def _counters(data: bytes | None) -> tuple[int, int]:
+    if data is None:
+        return 0, 0
+    values = _attributes(data)
+    return int.from_bytes(values[1], "big"), int.from_bytes(values[2], "big")
