@@ -30,29 +30,38 @@ def firewall_configuration(
 ) -> dict[str, Any]:
     """Return the configuration of firewall *name*, in the form of :mod:`firewall_vnf.config`.
 
-    *management* is its address on the management network, *store* where firewalls share their sessions. Sessions'
-    time-outs are scaled as the load balancer's are, but what protects a handshake is not. Raises RequestError when the
-    topology does not say which policy its firewalls run.
+    *management* is its address on the management network, *store* where firewalls share their sessions. Raises
+    RequestError when the topology does not say which policy its firewalls run.
     """
     gwlb = balancer_of(topology, name)
     firewalls = topology.firewalls
     if firewalls is None:
         raise RequestError(f"topology {topology.name}: {name} has no policy; name a file in firewalls.policy")
     ids = endpoint_ids(topology)
-    scaled = Timers().model_dump(exclude={"tcp_init", "tcp_handshake"})
     return {
         "name": name,
         "interface": "eth0",
         "address": str(gwlb.appliances[name].address),
         "zones": {ids[endpoint]: zone for endpoint, zone in firewalls.zones.items()},
         "policy": firewalls.policy,
+        "health_port": gwlb.target_group.health_check.port,
+        **session_settings(name, directory, management, time_scale),
+        **({"session_store": store} if store else {}),
+    }
+
+
+def session_settings(name: str, directory: Path, management: IPv4Address, time_scale: float) -> dict[str, Any]:
+    """Return the settings that all of the lab's firewalls have alike.
+
+    Sessions' time-outs are scaled as the load balancer's are, but what protects a handshake is not.
+    """
+    scaled = Timers().model_dump(exclude={"tcp_init", "tcp_handshake"})
+    return {
         "log_directory": str(directory / name),
         "control": str(directory / f"{name}.sock"),
-        "health_port": gwlb.target_group.health_check.port,
         "timers": {timer: max(1, round(seconds / time_scale)) for timer, seconds in scaled.items()},
         "metrics_interval": max(METRICS_INTERVAL / time_scale, SHORTEST_METRICS_INTERVAL),
         "management_address": str(management),
-        **({"session_store": store} if store else {}),
     }
 
 

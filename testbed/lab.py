@@ -36,7 +36,9 @@ from testbed import bridges, doctor, geneve_endpoint, management, nodes, openvsw
 from testbed.controller import ControllerProcess
 from testbed.errors import MachineError, RequestError
 from testbed.firewall import Appliance, Firewall, ScaledFirewall, firewall_configuration
+from testbed.haproxy import HaproxyProcess
 from testbed.journal import Journal, lock, new_journal, read_journal
+from testbed.load_balancer import Listener, LoadBalancer, Target, TargetGroup
 from testbed.management import ManagementProcess, management_addresses
 from testbed.nodes import Host, no_offload
 from testbed.running import refusals
@@ -44,7 +46,7 @@ from testbed.service import STATE, TOPOLOGY, Service
 from testbed.teardown import take_down
 from topologies.defaults import scaling_instances
 from topologies.fabric import Fabric, balancer_of, build_fabric, mac_address, node_addresses, zone_of
-from topologies.model import Topology
+from topologies.model import Topology, Vpc
 
 #: Seconds that the parts of a lab are given to come up before the lab gives up; emulated machines are slow.
 PATIENCE = 60.0
@@ -81,6 +83,7 @@ class Lab:
         self.hosts: dict[str, Host] = {}
         self.firewalls: dict[str, Firewall] = {}
         self.appliances: dict[str, Appliance] = {}
+        self.balancers: dict[str, HaproxyProcess] = {}
         self._lock: IO[str] | None = None
         self.journal: Journal
         self.controller: ControllerProcess
@@ -111,12 +114,11 @@ class Lab:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         with uninterrupted():
-            for part in (self.management, *self.appliances.values()):
-                if part:
-                    part.end()
-            for part in (self.management, *self.appliances.values()):
-                if part:
-                    part.wait()
+            parts = [part for part in (self.management, *self.appliances.values(), *self.balancers.values()) if part]
+            for part in parts:
+                part.end()
+            for part in parts:
+                part.wait()
             if hasattr(self, "journal"):
                 take_down(self.journal)
             for node in self.network.values():
@@ -133,6 +135,8 @@ class Lab:
         nodes.configure(list(self._commands()))
         if self._topology.firewalls and self._topology.firewalls.session_sharing:
             self._start_store()
+        self._start_routed_firewalls()
+        self._start_balancers()
         self._start_appliances()
         self.endpoints = {name: self._build_endpoint(name) for name in self.topology.gateway_load_balancers}
         bridges.create(self.journal, self.fabric, self.wait(self.controller.port, "the controller's port"))
@@ -141,6 +145,8 @@ class Lab:
         for firewall in self.firewalls.values():
             if not isinstance(firewall, ScaledFirewall):
                 self.wait(firewall.ready, f"{firewall.name} to start")
+        for balancer in self.balancers.values():
+            self.wait(balancer.ready, f"load balancer {balancer.name} to listen")
         if self.management:
             self.wait(self.management.all_healthy, "all targets to be healthy")
 
@@ -163,7 +169,7 @@ class Lab:
 
     def _addresses(self) -> Iterator[tuple[str, IPv4Address]]:
         for vpc in self.topology.vpcs.values():
-            yield from ((name, instance.address) for name, instance in vpc.instances.items())
+            yield from ((name, host.address) for name, host in vpc.hosts.items())
             yield from ((name, firewall.trust.address) for name, firewall in vpc.firewalls.items())
         for gwlb_name, gwlb in self.topology.gateway_load_balancers.items():
             yield gwlb_name, next(iter(gwlb.subnets.values()))
@@ -228,8 +234,8 @@ class Lab:
     def _commands(self) -> Iterator[tuple[MininetHost, list[str]]]:
         """Yield each node with the commands that configure it."""
         for vpc in self.topology.vpcs.values():
-            for name, instance in vpc.instances.items():
-                yield self._host_commands(name, instance.address, vpc.subnets[instance.subnet].cidr)
+            for name, resident in vpc.hosts.items():
+                yield self._host_commands(name, resident.address, vpc.subnets[resident.subnet].cidr)
             for name in vpc.firewalls:
                 commands = routed_firewall.node_commands(vpc, name, self.topology.mtu)
                 manage = management.appliance_commands(self.management_addresses[name])
@@ -276,6 +282,23 @@ class Lab:
         configuration = geneve_endpoint.endpoint_configuration(self.topology, self.fabric, gwlb)
         return geneve_endpoint.GeneveEndpoint.load(self.hosts[gwlb].pid, configuration)
 
+    def _start_routed_firewalls(self) -> None:
+        for vpc in self.topology.vpcs.values():
+            for name in vpc.firewalls:
+                settings = routed_firewall.configuration(
+                    self.topology, vpc, name, self.directory, self.management_addresses[name], self.time_scale
+                )
+                self.appliances[name] = self.firewalls[name] = Firewall(
+                    self.hosts[name], self._firewall_process(name, settings), self.directory / name
+                )
+                self.appliances[name].start()
+
+    def _start_balancers(self) -> None:
+        for vpc in self.topology.vpcs.values():
+            for name in vpc.load_balancers:
+                balancer = vpc_balancer(vpc, name)
+                self.balancers[name] = HaproxyProcess(self.hosts[name], balancer, self.directory, self.time_scale)
+
     def _start_appliances(self) -> None:
         commands: dict[str, list[str]] = {}
         for gwlb in self.topology.gateway_load_balancers.values():
@@ -308,14 +331,15 @@ class Lab:
 
     def firewall_command(self, name: str) -> list[str]:
         """Write the configuration of firewall *name* and return the command that runs it."""
-        file = self.directory / f"{name}.yaml"
         store = management.STORE if self.topology.firewalls and self.topology.firewalls.session_sharing else None
         address = self.management_addresses[name]
-        file.write_text(
-            json.dumps(
-                firewall_configuration(self.topology, name, self.directory, address, self.time_scale, store), indent=1
-            )
+        return self._firewall_process(
+            name, firewall_configuration(self.topology, name, self.directory, address, self.time_scale, store)
         )
+
+    def _firewall_process(self, name: str, settings: dict[str, Any]) -> list[str]:
+        file = self.directory / f"{name}.yaml"
+        file.write_text(json.dumps(settings, indent=1))
         return [sys.executable, "-m", "firewall_vnf", "--config", str(file)]
 
     def _start_store(self) -> None:
@@ -455,7 +479,8 @@ class Lab:
 
     def problems(self) -> list[str]:
         """Return a line for every part of the lab that has died; empty when all is well."""
-        parts: list[Service | Appliance] = [self.controller, *self.appliances.values()]
+        parts: list[Service | Appliance | HaproxyProcess] = [self.controller, *self.appliances.values()]
+        parts += self.balancers.values()
         if self.management:
             parts.append(self.management)
         return [problem for part in parts if (problem := part.problem())]
@@ -507,3 +532,25 @@ def end_running_lab() -> str:
             return "nothing is left"
         take_down(left)
         return f"took down what the lab {left.topology} had left behind"
+
+
+def vpc_balancer(vpc: Vpc, name: str) -> LoadBalancer:
+    """Return the load balancer *name* of the model as HAProxy is to play it.
+
+    It ends its clients' connections: targets see its own address. A firewall's address is its untrust interface's.
+    """
+    item = vpc.load_balancers[name]
+    addresses = {host: found.address for host, found in vpc.hosts.items()}
+    addresses |= {firewall: found.untrust.address for firewall, found in vpc.firewalls.items()}
+    listeners = [
+        Listener(
+            port,
+            TargetGroup(
+                f"{name}-{port}",
+                tuple(Target(target, addresses[target], listener.target_port) for target in listener.targets),
+                preserve_client_ip=False,
+            ),
+        )
+        for port, listener in item.listeners.items()
+    ]
+    return LoadBalancer(name, item.type, tuple(listeners))

@@ -2,8 +2,21 @@
 
 from __future__ import annotations
 
+import shlex
+from collections.abc import Iterator
+from ipaddress import IPv4Address
+from pathlib import Path
+from typing import Any
+
+from firewall_vnf.routed import queue_rules
+from testbed.errors import RequestError
+from testbed.firewall import session_settings
+from testbed.nat import Application, inbound_rules, outbound_rules
 from testbed.nodes import no_offload
-from topologies.model import Vpc
+from topologies.model import RoutedFirewall, Topology, Vpc
+
+#: The queue of forwarded packets: each firewall has a network namespace, so queues, of its own.
+QUEUE = 0
 
 
 def node_commands(vpc: Vpc, name: str, mtu: int) -> list[str]:
@@ -22,4 +35,56 @@ def node_commands(vpc: Vpc, name: str, mtu: int) -> list[str]:
     for destination, part in firewall.routes.items():
         router = vpc.subnets[firewall.interfaces[part].subnet].cidr[1]
         commands.append(f"ip route add {destination} via {router} dev {part}")
-    return commands
+    queue = [["iptables", "-w", *rule] for rule in queue_rules(QUEUE, firewall.fail_open, firewall.bypass)]
+    return commands + [shlex.join(rule) for rule in (*queue, *nat_rules(vpc, firewall))]
+
+
+def nat_rules(vpc: Vpc, firewall: RoutedFirewall) -> Iterator[list[str]]:
+    """Yield the firewall's NAT rules: destination NAT of what comes to untrust, source NAT of what leaves by it."""
+    applications = [
+        Application(f"port {port}", port, (vpc.hosts[nat.target].address, nat.port))
+        for port, nat in firewall.destination_nat.items()
+    ]
+    yield from inbound_rules(
+        applications,
+        untrust_interface="untrust",
+        untrust_address=firewall.untrust.address,
+        trust_interface="trust",
+        trust_address=firewall.trust.address,
+    )
+    if firewall.source_nat:
+        yield from outbound_rules("untrust", floating_address(vpc, firewall))
+
+
+def floating_address(vpc: Vpc, firewall: RoutedFirewall) -> IPv4Address:
+    """Return the source address of what leaves by untrust: that which moves between the two of an HA pair, or its own.
+
+    Both firewalls of a pair translate to it all the time. The cloud gives its packets to the one that has it.
+    """
+    for pair in vpc.high_availability.values():
+        members = [vpc.firewalls[name] for name in pair.firewalls]
+        if firewall in members:
+            moving = [address for member in members for address in member.untrust.secondary_addresses]
+            return moving[0] if moving else firewall.untrust.address
+    return firewall.untrust.address
+
+
+def configuration(
+    topology: Topology, vpc: Vpc, name: str, directory: Path, management: IPv4Address, time_scale: float
+) -> dict[str, Any]:
+    """Return the configuration of routed firewall *name*, in the form of :mod:`firewall_vnf.config`.
+
+    *management* is its address on the management network. Raises RequestError where the topology names no policy.
+    """
+    if topology.firewalls is None:
+        raise RequestError(f"topology {topology.name}: {name} has no policy; name a file in firewalls.policy")
+    firewall = vpc.firewalls[name]
+    return {
+        "name": name,
+        "interfaces": {part: part for part in firewall.interfaces},
+        "queue": QUEUE,
+        "bypass": firewall.bypass,
+        "fail_open": firewall.fail_open,
+        "policy": topology.firewalls.policy,
+        **session_settings(name, directory, management, time_scale),
+    }

@@ -127,6 +127,10 @@ class RoutedFirewall(Resource):
     """Its own routes: destination to the interface, whose subnet's router is the next hop."""
     source_nat: bool = True
     """What leaves by ``untrust`` has the address of that interface: a secondary one, if there is one."""
+    bypass: bool = True
+    """Let the kernel carry sessions that need no more inspection."""
+    fail_open: bool = False
+    """Let traffic pass when the firewall is not there, or has no room for it."""
 
     @property
     def interfaces(self) -> dict[str, NetworkInterface]:

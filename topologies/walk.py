@@ -240,7 +240,7 @@ class Walker:
         vpc = self.topology.vpcs[vpc_name]
         for name, item in vpc.interfaces.items():
             if self.packet.destination in item.addresses:
-                kinds = {"instance": vpc.instances, "load balancer": vpc.load_balancers}
+                kinds = {"instance": [*vpc.instances], "load balancer": [*vpc.load_balancers]}
                 kind = next((kind for kind, found in kinds.items() if name in found), "firewall")
                 self.hop(vpc_name, "delivery", name, name, f"the {kind}'s address", zone_of(vpc, item.subnet))
                 return None if name in vpc.hosts else partial(self.to_firewall, vpc_name, name)
