@@ -227,7 +227,8 @@ def parse_statistics(text: str) -> list[TargetHealth]:
 
 def first_alert(log: str) -> str | None:
     """Return what the first alert of HAProxy's log says: those after it are consequences. None where there is none."""
-    alert = re.search(r"^\[ALERT\] +\(\d+\) : (?:config : )?(.+)$", log, re.MULTILINE)
+    where = r"(?:config : )?(?:\[haproxy.main\(\)\] )?(?:Starting |Binding \[.+?\] for )?"
+    alert = re.search(rf"^\[ALERT\] +\(\d+\) : {where}(.+)$", log, re.MULTILINE)
     return alert[1] if alert else None
 
 
