@@ -136,7 +136,6 @@ class Lab:
         if self._topology.firewalls and self._topology.firewalls.session_sharing:
             self._start_store()
         self._start_routed_firewalls()
-        self._start_balancers()
         self._start_appliances()
         self.endpoints = {name: self._build_endpoint(name) for name in self.topology.gateway_load_balancers}
         bridges.create(self.journal, self.fabric, self.wait(self.controller.port, "the controller's port"))
@@ -145,6 +144,7 @@ class Lab:
         for firewall in self.firewalls.values():
             if not isinstance(firewall, ScaledFirewall):
                 self.wait(firewall.ready, f"{firewall.name} to start")
+        self._start_balancers()  # now, so that their first health check finds the firewalls at work
         for balancer in self.balancers.values():
             self.wait(balancer.ready, f"load balancer {balancer.name} to listen")
         if self.management:
@@ -537,7 +537,7 @@ def end_running_lab() -> str:
 def vpc_balancer(vpc: Vpc, name: str) -> LoadBalancer:
     """Return the load balancer *name* of the model as HAProxy is to play it.
 
-    It ends its clients' connections: targets see its own address. A firewall's address is its untrust interface's.
+    The address of a firewall, as a target, is that of its untrust interface.
     """
     item = vpc.load_balancers[name]
     addresses = {host: found.address for host, found in vpc.hosts.items()}
@@ -548,7 +548,7 @@ def vpc_balancer(vpc: Vpc, name: str) -> LoadBalancer:
             TargetGroup(
                 f"{name}-{port}",
                 tuple(Target(target, addresses[target], listener.target_port) for target in listener.targets),
-                preserve_client_ip=False,
+                preserve_client_ip=item.preserve_client_ip,
             ),
         )
         for port, listener in item.listeners.items()

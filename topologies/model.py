@@ -149,11 +149,15 @@ class Listener(Resource):
 class LoadBalancer(Instance):
     """A Network or an Application Load Balancer: one node, in one subnet.
 
-    It ends its clients' connections and makes new ones to targets, from its own address. (AWS's Network Load Balancer
-    keeps the client's address; an inbound sandwich loses it at the firewall's source NAT in any case.)
+    It ends its clients' connections and makes new ones to its targets: an Application Load Balancer from its own
+    address, a Network Load Balancer from the client's. The targets' answers to the client must come back to it, so their
+    subnets need a route to it. (In AWS the network itself sees to that.)
     """
 
     type: Literal["network", "application"]
+    preserve_client_ip: bool = True
+    """Of a Network Load Balancer: ``preserve_client_ip.enabled``."""
+    source_dest_check: bool = False
     listeners: dict[Port, Listener]
     """By port."""
 
