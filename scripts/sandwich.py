@@ -1,0 +1,102 @@
+"""Sandwich: firewalls between two load balancers scale, but the application no longer sees who its client is.
+
+Each firewall sends a port on to the internal load balancer (destination NAT) from its own address (source NAT), or the
+answer would not come back to it. An Application Load Balancer tells the client in X-Forwarded-For; nothing else does.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from contextlib import ExitStack
+from ipaddress import IPv4Address
+
+from testbed.firewall import Firewall
+from testbed.lab import Lab
+from testbed.probes import source_log
+from testbed.results import Table
+from testbed.run import Run
+from testbed.scenario import main
+
+PORT = 80
+
+
+def story(run: Run, requests: int = 20, time_scale: float = 60) -> None:
+    with run.lab("sandwich", time_scale=time_scale) as lab, ExitStack() as stack:
+        client, vpc = lab.host("client"), lab.topology.vpcs["app"]
+        trusted = {firewall.trust.address: name for name, firewall in vpc.firewalls.items()}
+        for name in vpc.instances:
+            stack.enter_context(source_log.application(lab.host(name), PORT))
+        lab.wait(lambda: healthy(lab), "all targets to be healthy")
+
+        for name, kind in (("nlb", "Network Load Balancer"), ("alb", "Application Load Balancer")):
+            address = vpc.load_balancers[name].public_address
+            assert address is not None
+            with run.chapter(kind):
+                answers = source_log.request(client, address, PORT, count=requests)
+                seen = answers.seen
+                run.check("every request was answered", len(seen) == requests, ", ".join(set(answers.failed)))
+                by = Counter(trusted.get(one.peer, str(one.peer)) for one in seen)
+                told = ", ".join(f"{name}: {number}" for name, number in sorted(by.items()))
+                run.check("the application saw a firewall, not its client", by.keys() <= set(trusted.values()), told)
+                run.check("both firewalls had a share", len(by) == len(trusted), told)
+                forwarded = {one.forwarded_for for one in seen}
+                expected: set[tuple[IPv4Address, ...]] = {(client.address,)} if name == "alb" else {()}
+                words = "the client is only in X-Forwarded-For" if name == "alb" else "the client is nowhere"
+                run.check(words, forwarded == expected, f"X-Forwarded-For: {forwarded}")
+                sources = {session["source"] for firewall in lab.firewalls.values() for session in inbound(firewall)}
+                run.results.tables.append(
+                    Table(
+                        f"{kind}: who sees whom",
+                        ("at", "the source is"),
+                        (
+                            (name, str(client.address)),
+                            ("firewalls", ", ".join(sorted(sources))),
+                            ("application", ", ".join(sorted({str(one.peer) for one in seen}))),
+                        ),
+                    )
+                )
+        run.results.tables.append(nat_table(lab))
+        with run.chapter("a firewall dies"):
+            die(run, lab)
+        # What one more application takes: a listener at each load balancer, and a NAT rule at every firewall.
+        run.measure("listeners for one more application", 2, "")
+        run.measure("NAT rules for one more application", len(vpc.firewalls), "")
+
+
+def die(run: Run, lab: Lab) -> None:
+    """Kill a firewall: its connections are lost, the health check takes it out, the rest goes on."""
+    client, vpc = lab.host("client"), lab.topology.vpcs["app"]
+    address = vpc.load_balancers["alb"].public_address
+    assert address is not None
+    lab.firewalls["fw1"].kill(meant=True)
+    lab.wait(lambda: states(lab, "alb", "fw1") == {"unhealthy"}, "the load balancer to take fw1 out")
+    answers = source_log.request(client, address, PORT, count=10)
+    peers = {one.peer for one in answers.seen}
+    run.check("new requests go to the other", len(answers.seen) == 10, ", ".join(set(answers.failed)))
+    run.check("and to it alone", peers == {vpc.firewalls["fw2"].trust.address}, ", ".join(map(str, peers)))
+    lab.firewalls["fw1"].start()
+    lab.wait(lambda: states(lab, "alb", "fw1") == {"healthy"}, "fw1 to be taken back")
+
+
+def inbound(firewall: Firewall) -> list[dict[str, str]]:
+    """Return the firewall's sessions of requests; a load balancer's health checks have no application."""
+    return [one for one in firewall.control.sessions() if one["application"] == "web-browsing"]
+
+
+def states(lab: Lab, balancer: str, target: str) -> set[str]:
+    return {one.state for one in lab.balancers[balancer].targets() if one.target == target}
+
+
+def healthy(lab: Lab) -> bool:
+    return all(one.state == "healthy" for balancer in lab.balancers.values() for one in balancer.targets())
+
+
+def nat_table(lab: Lab) -> Table:
+    """Return the NAT rules of a firewall, with what they counted."""
+    text = lab.host("fw2").run(["iptables", "-t", "nat", "-L", "-v", "-n", "-x"]).stdout
+    rows = [line.split() for line in text.splitlines() if " to:" in line]
+    return Table("NAT of fw2", ("packets", "rule", "of", "to"), tuple((r[0], r[2], r[9], r[-1]) for r in rows))
+
+
+if __name__ == "__main__":
+    main(__file__)
