@@ -16,6 +16,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Sequence
+from functools import partial
 from http.client import HTTPException
 from ipaddress import IPv4Address, IPv4Network
 from typing import Any
@@ -25,6 +26,10 @@ from urllib.request import ProxyHandler, Request, build_opener
 from pydantic import BaseModel, ConfigDict, Field
 
 from firewall_vnf.high_availability import Note
+
+#: An interface's instance and secondary addresses.
+Interface = tuple[str, frozenset[IPv4Address]]
+NOTHING: Interface = ("", frozenset())
 
 
 class CloudError(Exception):
@@ -59,7 +64,7 @@ class CloudApi:
             {"RouteTableId": table, "DestinationCidrBlock": str(destination), "NetworkInterfaceId": interface},
         )
 
-    def describe_network_interfaces(self) -> dict[str, tuple[str, frozenset[IPv4Address]]]:
+    def describe_network_interfaces(self) -> dict[str, Interface]:
         """Return each interface's instance (empty while it has none) and secondary addresses."""
         answer = self._call("DescribeNetworkInterfaces", {})
         try:
@@ -138,6 +143,7 @@ class Failover:
         self._condition = threading.Condition()
         self._claims = 0  # counts up with each word of the pair: what was begun for an older one is given up
         self._wanted = self._due = self._closing = self._lost = False
+        self._confirmed = 0  # the claim of which all was seen to be here
         self._notes: deque[Note] = deque()
         self._thread = threading.Thread(target=self._run, name="failover", daemon=True)
         self._thread.start()
@@ -199,25 +205,22 @@ class Failover:
         plan, api = self._plan, self._api
         if not self._due:
             return True
-        if not self._moved():
-            attached = {name: instance for name, (instance, _) in api.describe_network_interfaces().items()}
-            calls = [
-                (api.assign_private_ip_addresses, (interface, addresses))
-                for interface, addresses in plan.addresses.items()
-            ]
-            for interface in plan.interfaces:
-                if attached.get(interface) != plan.instance:
-                    if attached.get(interface):
-                        calls.append((api.detach_network_interface, (interface,)))
-                    calls.append((api.attach_network_interface, (interface, plan.instance)))
-            for function, arguments in calls:
-                if not self._pause(claim, 0):
-                    return False
-                function(*arguments)
-        for route in plan.routes:
+        calls = [
+            partial(api.assign_private_ip_addresses, interface, addresses)
+            for interface, addresses in plan.addresses.items()
+        ]
+        attached = api.describe_network_interfaces() if plan.interfaces else {}
+        for interface in plan.interfaces:
+            instance, _ = attached.get(interface, NOTHING)
+            if instance != plan.instance:
+                if instance:
+                    calls.append(partial(api.detach_network_interface, interface))
+                calls.append(partial(api.attach_network_interface, interface, plan.instance))
+        calls += [partial(api.replace_route, route.table, route.destination, route.interface) for route in plan.routes]
+        for call in calls:
             if not self._pause(claim, 0):
                 return False
-            api.replace_route(route.table, route.destination, route.interface)
+            call()
         with self._condition:
             self._due = self._due and self._claims != claim
         self._notes.append(Note("ha-cloud-claim", "informational", "the cloud moves addresses and routes here"))
@@ -226,12 +229,13 @@ class Failover:
     def _watch(self, claim: int) -> None:
         """Look who has the addresses, until they are lost or *claim* counts no more. Raises CloudError."""
         plan = self._plan
-        confirmed, limit = False, time.monotonic() + plan.patience
+        limit = time.monotonic() + plan.patience
         while True:
+            confirmed = self._confirmed == claim
             if self._moved():
                 if not confirmed:
                     self._notes.append(Note("ha-cloud-done", "informational", "the addresses are here"))
-                confirmed = True
+                self._confirmed = claim
             elif confirmed or time.monotonic() > limit:
                 with self._condition:
                     if self._claims == claim:
@@ -243,7 +247,6 @@ class Failover:
     def _moved(self) -> bool:
         """Whether the cloud has all of the plan here."""
         found = self._api.describe_network_interfaces()
-        nothing: tuple[str, frozenset[IPv4Address]] = ("", frozenset())
         return all(
-            found.get(name, nothing)[1].issuperset(addresses) for name, addresses in self._plan.addresses.items()
-        ) and all(found.get(name, nothing)[0] == self._plan.instance for name in self._plan.interfaces)
+            found.get(name, NOTHING)[1].issuperset(addresses) for name, addresses in self._plan.addresses.items()
+        ) and all(found.get(name, NOTHING)[0] == self._plan.instance for name in self._plan.interfaces)

@@ -155,9 +155,9 @@ class Router:
         self.sockets.append(server)
         return client, server
 
-    def ssh(self, port: int = 22) -> tuple[socket.socket, socket.socket]:
+    def ssh(self, *where: Any) -> tuple[socket.socket, socket.socket]:
         """Return an SSH connection that the kernel carries."""
-        client, server = self.connect(port)
+        client, server = self.connect(*where)
         server.sendall(BANNER)
         assert client.recv(100) == BANNER
         client.sendall(BANNER)
@@ -223,3 +223,183 @@ def test_a_bypassed_session_is_counted_and_logged_in_full(router: Router) -> Non
     sent = link_bytes(router.client) - before
     assert 20_000_000 < record["bytes_sent"] <= sent
     assert sent - record["bytes_sent"] < 600  # ARP and IPv6's neighbour discovery
+
+
+def test_what_the_policy_denies_is_dropped_and_logged(router: Router) -> None:
+    router.firewall()
+    with inside(router.client):
+        router.sockets.append(socket.create_server((CLIENT, 22)))
+    with inside(router.server), pytest.raises(TimeoutError):  # the rule for SSH is for the other direction
+        socket.create_connection((CLIENT, 22), 0.3)
+    [record] = wait_for(router.traffic)
+    assert (record["action"], record["rule"], record["src"], record["dst"]) == ("drop", "rest", SERVER, CLIENT)
+    assert (record["from"], record["to"]) == ("trust", "untrust")
+
+
+def test_app_id_denies_http_on_a_port_that_is_not_its_own(router: Router) -> None:
+    rules = RULES.replace("application: web-browsing, log_end", "application: [web-browsing, ssl], log_end")
+    router.firewall(rules)
+    client, server = router.connect(8081)  # open as long as it could still be SSH
+    client.sendall(b"GET / HTTP/1.1\r\nHost: example.com\r\n\r\n")
+    record = wait_for(lambda: [record for record in router.traffic() if record["dport"] == 8081])[0]
+    assert (record["app"], record["subtype"], record["rule"]) == ("web-browsing", "deny", "rest")
+    server.settimeout(0.2)
+    with pytest.raises(TimeoutError):
+        server.recv(100)
+
+
+NAT = {
+    "none": (SERVER, 22, []),
+    "SNAT": (SERVER, 22, [f"-t nat -A POSTROUTING -o eth1 -j SNAT --to-source {INSIDE}"]),
+    "DNAT": (OUTSIDE, 7022, [f"-t nat -A PREROUTING -i eth0 -p tcp --dport 7022 -j DNAT --to-destination {SERVER}:22"]),
+}
+NAT["both"] = (OUTSIDE, 7022, [*NAT["SNAT"][2], *NAT["DNAT"][2]])
+DENY_SSH = RULES.replace("log_end: true, action: allow", "log_end: true, action: reset-both", 1)
+
+
+@pytest.mark.parametrize("nat", NAT)
+def test_a_commit_takes_a_bypassed_session_back_and_resets_both_ends(router: Router, nat: str) -> None:
+    address, port, rules = NAT[nat]
+    for rule in rules:
+        router.iptables(*rule.split())
+    router.firewall()
+    client, server = router.ssh(22, address, port)
+    assert server.getpeername()[0] == (INSIDE if nat in ("SNAT", "both") else CLIENT)
+    pump(client, server, 1_000_000)
+    received = router.control.counters()["pkt_recv"]
+    pump(client, server, 1_000_000)
+    assert router.control.counters()["pkt_recv"] == received
+    (router.directory / "policy.yaml").write_text(DENY_SSH)
+    router.control.reload()
+    client.sendall(b"after the commit")
+    with pytest.raises(ConnectionResetError):
+        server.recv(100)
+    with pytest.raises(ConnectionResetError):
+        client.recv(100)
+    [record] = wait_for(router.traffic)
+    assert (record["src"], record["dst"], record["dport"]) == (CLIENT, SERVER, 22)
+    assert (record["action"], record["session_end_reason"]) == ("reset-both", "policy-deny")
+    assert record["bytes_sent"] > 2_000_000
+
+
+def test_an_allowed_session_survives_a_commit_and_is_bypassed_again(router: Router) -> None:
+    router.firewall()
+    client, server = router.ssh()
+    pump(client, server, 1_000_000)
+    (router.directory / "policy.yaml").write_text(RULES.replace("name: ssh", "name: renamed"))
+    router.control.reload()
+    pump(client, server, 1_000_000)
+    received = router.control.counters()["pkt_recv"]
+    pump(server, client, 1_000_000)
+    assert router.control.counters()["pkt_recv"] == received
+    [session] = wait_for(lambda: [one for one in router.control.sessions() if one["bytes_received"] > 1_000_000])
+    assert (session["rule"], session["bytes_sent"] > 2_000_000) == ("renamed", True)
+
+
+def test_a_reset_ends_the_session_and_the_operator_can(router: Router) -> None:
+    router.firewall()
+    client, server = router.ssh()
+    pump(client, server, 1_000_000)
+    client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+    client.close()
+    with pytest.raises(ConnectionResetError):
+        server.recv(100)
+    [session] = wait_for(lambda: router.control.sessions(state="closing"))
+    assert session["end_reason"] == "tcp-rst-from-client"
+
+    client, server = router.ssh(2200)
+    pump(client, server, 1_000_000)
+    assert router.control.clear(destination_port=2200) == 1
+    assert not passes(client, server)
+    [record] = wait_for(lambda: [record for record in router.traffic() if record["dport"] == 2200])
+    assert record["bytes_sent"] > 1_000_000
+
+
+def test_a_session_lives_as_long_as_the_kernel_carries_it(router: Router) -> None:
+    router.firewall(timers={"tcp": 2})
+    client, server = router.ssh()
+    deadline = time.monotonic() + 3
+    while time.monotonic() < deadline:
+        assert passes(client, server)
+    assert [session["state"] for session in router.control.sessions()] == ["ACTIVE"]
+    [record] = wait_for(router.traffic)
+    assert record["session_end_reason"] == "aged-out"
+    assert not passes(client, server)  # session and connection end together
+
+
+def test_without_a_process_fail_closed_stops_all_traffic(router: Router) -> None:
+    process = router.firewall()
+    client, server = router.ssh()
+    pump(client, server, 1_000_000)
+    process.kill()
+    killed = time.monotonic()
+    wait_for(lambda: not passes(client, server, 0.3))
+    assert time.monotonic() - killed < LEASE + 1.5
+    router.listen(2200)
+    with pytest.raises(TimeoutError):
+        router.dial(port=2200, timeout=0.3)
+
+
+def test_a_stopped_process_leaves_nothing_to_the_kernel(router: Router) -> None:
+    process = router.firewall()
+    client, server = router.ssh()
+    pump(client, server, 1_000_000)
+    process.terminate()
+    assert process.wait(5) == 0
+    assert not passes(client, server)
+    [record] = router.traffic()
+    assert record["bytes_sent"] > 1_000_000
+
+
+def test_without_a_process_fail_open_lets_traffic_pass(router: Router) -> None:
+    process = router.firewall(fail_open=True)
+    client, server = router.ssh()
+    process.kill()
+    process.wait()
+    assert passes(client, server)
+    client, server = router.connect(23)
+    assert passes(client, server)
+
+
+def test_a_successor_takes_its_predecessors_marks_back(router: Router) -> None:
+    process = router.firewall()
+    client, server = router.ssh()
+    process.kill()
+    process.wait()
+    router.iptables("-t", "mangle", "-F")
+    router.iptables("-F")
+    (router.directory / "fw1.sock").unlink()
+    router.firewall()
+    assert not passes(client, server)
+    wait_for(lambda: router.control.counters()["flow_tcp_non_syn_drop"])
+
+
+def test_datagrams_are_bypassed_and_counted(router: Router) -> None:
+    router.firewall("rules: [{name: all, service: any, log_end: true, action: allow}]", timers={"udp": 1})
+    with inside(router.server):
+        server = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        server.bind((SERVER, 9000))
+    with inside(router.client):
+        client = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        client.connect((SERVER, 9000))
+    router.sockets += [server, client]
+    server.settimeout(5)
+    for _ in range(300):
+        client.send(bytes(5000))
+        server.recv(6000)
+    assert router.control.counters()["pkt_recv"] < 30
+    [record] = wait_for(router.traffic)
+    assert (record["pkts_sent"], record["bytes_sent"]) == (300, 300 * 5028)
+    client.send(bytes(100))  # a new session of the same addresses counts from 0
+    server.recv(6000)
+    records = wait_for(lambda: router.traffic()[1:])
+    assert [record["bytes_sent"] for record in records] == [128]
+
+
+def test_a_second_process_on_the_queue_is_refused(router: Router) -> None:
+    router.firewall()
+    command = ["ip", "netns", "exec", router.router, sys.executable, "-m", "firewall_vnf", "--config"]
+    second = subprocess.run([*command, str(router.directory / "fw1.yaml")], capture_output=True, text=True, check=False)
+    assert second.returncode == 3
+    assert "queue 5: " in second.stderr
+    assert "a queue that no other process serves" in second.stderr
