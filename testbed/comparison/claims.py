@@ -18,6 +18,8 @@ from testbed.progress import quantity
 SCALES, SCALES_NOT = 0.7, 0.1
 #: What a measurement may be beside a limit: a queue's burst, and what an interval's edges count.
 TOLERANCE = 1.05
+#: By so much a firewall's share of the flows may exceed an even one; three standard deviations of 64 flows on two.
+UNEVEN = 0.2
 #: Outer IPv4, UDP, GENEVE with AWS's three options: 20 + 8 + 8 + 32 bytes.
 GENEVE_OVERHEAD = 68
 
@@ -106,10 +108,8 @@ def _vpn_capped(evidence: Evidence) -> Outcome:
     cap = evidence.settings.tunnels * evidence.tunnel
     worst = max(evidence.all(VPN), key=lambda point: point.throughput / point.firewalls)
     per = worst.throughput / worst.firewalls
-    detail = (
-        f"at most {quantity(per, 'bit/s')} for each of {worst.firewalls} attachments, whose {evidence.settings.tunnels}"
-    )
-    return per <= cap * TOLERANCE, f"{detail} tunnels carry {quantity(cap, 'bit/s')}"
+    carried, tunnels = quantity(per, "bit/s"), f"{evidence.settings.tunnels} tunnels carry {quantity(cap, 'bit/s')}"
+    return per <= cap * TOLERANCE, f"at most {carried} an attachment, with {worst.firewalls}; its {tunnels}"
 
 
 def _vpn_single_flow(evidence: Evidence) -> Outcome:
@@ -147,7 +147,18 @@ def _active_passive_flat(evidence: Evidence) -> Outcome:
     return share <= SCALES_NOT, _growth(one, most, share)
 
 
+def _outdoes(evidence: Evidence, tunnels: int) -> None:
+    """Raise NotDecided for firewalls that are rated no faster than so many tunnels: those would not be the limit."""
+    if evidence.settings.rating <= tunnels * evidence.settings.tunnel_rate * TOLERANCE:
+        rating, limit = evidence.settings.rating, tunnels * evidence.settings.tunnel_rate
+        raise NotDecided(
+            f"firewalls rated {quantity(rating, 'bit/s')} do not outdo {tunnels} tunnel{'s'[: tunnels != 1]}, "
+            f"which carry {quantity(limit, 'bit/s')}"
+        )
+
+
 def _attachment_carries_more(evidence: Evidence) -> Outcome:
+    _outdoes(evidence, 1)
     point = evidence.one(ACTIVE_PASSIVE)
     attachment = evidence.settings.attachment_rate * evidence.rate_scale
     rating = evidence.settings.rating * evidence.rate_scale
@@ -186,6 +197,7 @@ def _gwlb_no_tunnel(evidence: Evidence) -> Outcome:
 
 
 def _gwlb_faster(evidence: Evidence) -> Outcome:
+    _outdoes(evidence, evidence.settings.tunnels)
     mine = {point.firewalls: point for point in evidence.all(GWLB)}
     others = {point.firewalls: point for point in evidence.all(VPN)}
     common = sorted(mine.keys() & others.keys())
@@ -206,9 +218,9 @@ def _gwlb_survives(evidence: Evidence) -> Outcome:
     failures = [(point, point.failure) for point in evidence.all(GWLB, at_least=2) if point.failure]
     if not failures:
         raise NotDecided("gwlb: no failure was measured")
-    # The dead firewall's share of flows is lost; twice that allows for an uneven hash.
+    # The dead firewall's share of flows is lost, and the hash is uneven.
     passed = all(
-        failure.seconds is not None and failure.flows_lost <= 2 * failure.flows / point.firewalls
+        failure.seconds is not None and failure.flows_lost <= failure.flows * (1 / point.firewalls + UNEVEN)
         for point, failure in failures
     )
     shown = (

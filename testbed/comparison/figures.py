@@ -28,7 +28,7 @@ Titles = Mapping[str, str]
 def throughput(points: Sequence[Point], settings: Settings, rate_scale: float, titles: Titles) -> str:
     """Return throughput over the number of firewalls, beside what so many firewalls are rated for.
 
-    A hollow marker is a point that the machine limited. The axis on the right has the rates of the real products.
+    A hollow marker is a point that the machine limited.
     """
     figure, axes = figures._figure(5.4)
     most = max(point.firewalls for point in points)
@@ -52,7 +52,7 @@ def throughput(points: Sequence[Point], settings: Settings, rate_scale: float, t
             face = "white" if point.machine_limited else colour
             axes.plot(
                 point.firewalls, rate, marker=marker, markersize=9, color=colour, markerfacecolor=face,
-                markeredgewidth=2, zorder=4,
+                markeredgewidth=2, zorder=4, clip_on=False,
             )  # fmt: skip
         labels.append((rates[-1], titles.get(name, name), colour))
         if numbers[-1] < most:
@@ -66,9 +66,9 @@ def throughput(points: Sequence[Point], settings: Settings, rate_scale: float, t
     axes.set_ylabel("throughput in the lab, Mbit/s", fontsize=SIZE, color=INK)
     axes.tick_params(labelsize=SIZE)
     axes.grid(color=LINE)
-    words = [f"rate scale {rate_scale:g}"]
+    words = [f"rate scale {rate_scale:g}: {rating:g} Mbit/s stand for {settings.rating / 1e9:g} Gbit/s"]
     if tunnels < settings.rating:
-        words.append(f"dotted: {settings.tunnels} tunnels of {settings.tunnel_rate / 1e9:g} Gbit/s each")
+        words.append(f"dotted: {settings.tunnels} tunnels each")
     if any(point.machine_limited for point in points):
         words.append("hollow: the machine was the limit")
     axes.set_title(" · ".join(words), loc="left", fontsize=SIZE - 2, color=FAINT)
@@ -126,9 +126,9 @@ def sources(points: Sequence[Point], titles: Titles) -> str:
     axes = figure.add_axes((0, 0, 1, 1))
     axes.set_axis_off()
     axes.set_xlim(0, WIDTH)
-    axes.set_ylim(len(rows) - 0.35, -0.75)
+    axes.set_ylim(len(rows) - 0.35, -0.8)
     for x, word in ((0.1, ""), (3.35, "the client is"), (6.1, "the server sees")):
-        axes.text(x, -0.45, word, fontsize=SIZE - 1, color=FAINT, va="center")
+        axes.text(x, -0.5, word, fontsize=SIZE - 1, color=FAINT, va="center")
     for row, ((name, via), source) in enumerate(rows.items()):
         kept = source.kept
         colour = KEPT if kept else HIDDEN
@@ -152,11 +152,12 @@ def needed(sizings: Sequence[Sizing], titles: Titles) -> str:
     """Return the firewalls that a demand needs, with one to spare, as steps over the demand in the products' Gbit/s."""
     figure, axes = figures._figure(5.0)
     top = 8 * max(sizing.capacity for sizing in sizings)
+    demands = [step * top / 400 for step in range(1, 401)]
+    by_name = {sizing.architecture: sizing for sizing in sizings}
     labels: list[tuple[float, str, str]] = []
     highest = 0
     for number, sizing in enumerate(sizings):
         colour, marker = _style(sizing.architecture)
-        demands = [step * top / 400 for step in range(1, 401)]
         steps = [(wanted, count) for wanted in demands if (count := sizing.needed(wanted)) is not None]
         xs = [0.0, *(wanted / 1e9 for wanted, _ in steps)]
         # Architectures that need the same would hide each other.
@@ -175,6 +176,18 @@ def needed(sizings: Sequence[Sizing], titles: Titles) -> str:
         else:
             labels.append((ys[-1], title, colour))
             axes.plot(xs[-1], ys[-1], marker=marker, markersize=9, color=colour, clip_on=False)
+    if {VPN, SANDWICH} <= by_name.keys():
+        halves = [sum(by_name[name].needed(wanted / 2) or 0 for name in (VPN, SANDWICH)) for wanted in demands]
+        axes.plot(
+            [wanted / 1e9 for wanted in demands],
+            halves,
+            color=FAINT,
+            linewidth=2,
+            linestyle="--",
+            drawstyle="steps-pre",
+        )
+        labels.append((halves[-1], "VPN and sandwich,\nhalf of it each", FAINT))
+        highest = max(highest, halves[-1])
     axes.set_xlim(0, top / 1e9)
     axes.set_ylim(0, highest * 1.1)
     _end_labels(axes, top / 1e9, highest * 1.1, labels, taken=[])

@@ -20,7 +20,6 @@ class Sample:
     """Seconds since boot: of all CPUs together, idle ones, and of each thread by its id and start."""
 
     time: float
-    cpus: int
     total: float
     idle: float
     threads: dict[tuple[int, int], float]
@@ -48,12 +47,11 @@ class Headroom:
 def sample(proc: Path = Path("/proc"), clock: Callable[[], float] = time.monotonic) -> Sample:
     """Read ``/proc/stat`` and the threads' ``stat`` (proc(5)); time stolen by a hypervisor is not idle."""
     hertz = os.sysconf("SC_CLK_TCK")
-    lines = (proc / "stat").read_text().splitlines()
+    first = (proc / "stat").read_text().splitlines()[0]
     # user nice system idle iowait irq softirq steal; what follows (guests) is in user already.
-    times = [int(word) / hertz for word in lines[0].split()[1:9]]
-    cpus = sum(line.startswith("cpu") for line in lines) - 1
+    times = [int(word) / hertz for word in first.split()[1:9]]
     threads = {thread: ticks / hertz for thread, ticks in _threads(proc)}
-    return Sample(clock(), cpus, sum(times), times[3] + times[4], threads)
+    return Sample(clock(), sum(times), times[3] + times[4], threads)
 
 
 def _threads(proc: Path) -> Iterator[tuple[tuple[int, int], int]]:

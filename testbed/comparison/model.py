@@ -33,7 +33,7 @@ class Settings:
     attachment_rate: float = 50e9
     rate_scale: float | None = None  # None: calibrated
     idle_share: float = 0.15  # less idle CPU than that under load: the machine is the limit
-    thread_share: float = 0.95  # a thread that is busy for more than that: the machine is the limit
+    thread_share: float = 0.9  # a thread that is busy for more than that: the machine is the limit
 
 
 @dataclass(frozen=True)

@@ -49,20 +49,23 @@ def add(
 def tables(
     points: Sequence[Point], claims: Sequence[Claim], settings: Settings, titles: Mapping[str, str]
 ) -> list[Table]:
-    """Return the tables for terminal and page: what was carried, how it is operated, firewalls needed, claims."""
+    """Return the tables for terminal and page; the last one is of the claims."""
     return [
         Table(
-            "Throughput, latency, cost of a packet",
+            "Throughput in Mbit/s, round trips in ms (99th percentile), CPU",
             (
-                "architecture", "firewalls", "together", "one flow", "next firewall", "round trip (p99)",
-                "loaded (p99)", "overhead", "CPU s/GB", "idle CPU",
+                "architecture", "firewalls", "together", "one flow", "next adds", "round trip", "loaded", "CPU s/GB",
+                "idle CPU", "limit",
             ),
-            tuple(_performance(points, titles)),
+            tuple(_performance(points)),
         ),
         Table(
-            "The source, a failure, one more application",
-            ("architecture", "firewalls", "server sees the client", "flows lost", "for", "rules", "listeners"),
-            tuple(_operation(points, titles)),
+            "On the wire, the source, a failure, what to configure for one more application",
+            (
+                "architecture", "firewalls", "overhead", "server sees the client", "flows lost", "for", "rules",
+                "listeners",
+            ),
+            tuple(_operation(points)),
         ),
         Table(
             "Firewalls needed, one to spare",
@@ -71,28 +74,27 @@ def tables(
         ),
         Table(
             "What was claimed",
-            ("claim", "", "seen", "by", "the announcement's words", "under"),
+            ("", "claim", "the announcement's words", "decided by"),
             tuple(
-                (claim.name, claim.verdict.value, claim.detail, " ".join(claim.points), f"“{claim.quote}”", claim.place)
-                for claim in claims
+                (each.verdict.value, each.name, f"“{each.quote}” ({each.place})", ", ".join(each.points) or each.detail)
+                for each in claims
             ),
         ),
     ]  # fmt: skip
 
 
-def _performance(points: Sequence[Point], titles: Mapping[str, str]) -> Iterable[tuple[str, ...]]:
+def _performance(points: Sequence[Point]) -> Iterable[tuple[str, ...]]:
     for point in points:
         yield (
-            titles.get(point.architecture, point.architecture),
+            point.architecture,
             str(point.firewalls),
-            quantity(point.throughput, "bit/s"),
-            quantity(point.single_flow, "bit/s"),
+            f"{point.throughput / 1e6:.4g}",
+            f"{point.single_flow / 1e6:.4g}",
             "–" if (share := next_firewall(point, points)) is None else f"{share:.0%}",
-            f"{quantity(point.latency_idle.median, 's')} ({quantity(point.latency_idle.p99, 's')})",
-            f"{quantity(point.latency_loaded.median, 's')} ({quantity(point.latency_loaded.p99, 's')})",
-            f"{point.wire.overhead} B {point.wire.encapsulation}{', encrypted' * point.wire.encrypted}",
+            *(f"{1e3 * trip.median:.3g} ({1e3 * trip.p99:.3g})" for trip in (point.latency_idle, point.latency_loaded)),
             f"{point.cpu_seconds_per_gigabyte:.3g}",
-            f"{point.idle_share:.0%}{' machine-limited' * point.machine_limited}",
+            f"{point.idle_share:.0%}",
+            "machine" * point.machine_limited,
         )
 
 
@@ -105,7 +107,7 @@ def next_firewall(point: Point, points: Sequence[Point]) -> float | None:
     return demand.efficiency(mine[max(smaller)], point, mine[1])
 
 
-def _operation(points: Sequence[Point], titles: Mapping[str, str]) -> Iterable[tuple[str, ...]]:
+def _operation(points: Sequence[Point]) -> Iterable[tuple[str, ...]]:
     for point in points:
         failure = point.failure
         lasted = "–" if failure is None else "not recovered" if failure.seconds is None else f"{failure.seconds:.3g} s"
@@ -115,8 +117,9 @@ def _operation(points: Sequence[Point], titles: Mapping[str, str]) -> Iterable[t
             for source in point.sources
         )
         yield (
-            titles.get(point.architecture, point.architecture),
+            point.architecture,
             str(point.firewalls),
+            f"{point.wire.overhead} B {point.wire.encapsulation}{', encrypted' * point.wire.encrypted}",
             "; ".join(seen),
             "–" if failure is None else f"{failure.flows_lost} of {failure.flows}",
             lasted,

@@ -64,8 +64,8 @@ def compare(
         title = f"{number} of {len(pairs)}: {chosen[name].title}, {firewalls} firewall{'s'[: firewalls != 1]}"
         with run.narrator.step(f"{title}; {words(left)} left", time_left(store.points, missing[:1], settings)):
             store.add(measure(chosen[name], firewalls, calibration.rate_scale, settings, tools))
-    order = {pair: place for place, pair in enumerate(pairs)}
-    points = sorted(store.points, key=lambda point: order[point.architecture, point.firewalls])
+    order = list(chosen)
+    points = sorted(store.points, key=lambda point: (order.index(point.architecture), point.firewalls))
     claims = decide(points, settings, calibration.rate_scale)
     titles = {name: architecture.title for name, architecture in chosen.items()}
     comparison_report.add(run.results, points, claims, settings, calibration, titles)
@@ -93,6 +93,9 @@ def choose(architectures: Sequence[Architecture], settings: Settings) -> dict[st
             raise RequestError(f"comparison: no architecture {name!r}; there are: {', '.join(known)}")
     if not settings.architectures or not settings.firewalls or min(settings.firewalls) < 1:
         raise RequestError("comparison: give at least one architecture, and numbers of firewalls from 1")
+    for name in settings.architectures:
+        if min(settings.firewalls) > known[name].most:
+            raise RequestError(f"comparison: {name} has at most {known[name].most} firewalls; give a smaller number")
     return {name: known[name] for name in settings.architectures}
 
 

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import TypeAdapter
 
 from testbed.comparison.calibration import Calibration
 from testbed.comparison.model import Point, Settings
@@ -68,8 +68,8 @@ def read(path: Path) -> Store:
         first, *lines = whole.splitlines()
         plan = PLANS.validate_json(first)
         points = [POINTS.validate_json(line) for line in lines]
-    except (ValueError, ValidationError) as error:
-        raise ValueError(f"{path}: {str(error).splitlines()[0]}") from None
+    except ValueError:  # pydantic's are as well
+        raise ValueError(f"{path.parent.name}/{path.name} is damaged") from None
     if whole != content:
         os.truncate(path, len(whole))
     return Store(path, plan, points)
