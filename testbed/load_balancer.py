@@ -151,7 +151,7 @@ def configuration(balancer: LoadBalancer, directory: Path, time_scale: float = 1
         "global",
         "    log stdout format raw local0",
         "    nbthread 1",
-        "    maxconn 8192",
+        "    maxconn 4096",
         f"    stats socket {socket_file(balancer, directory)} mode 600 level admin expose-fd listeners",
         f"    server-state-file {state_file(balancer, directory)}",
         "defaults",
@@ -227,7 +227,7 @@ def parse_statistics(text: str) -> list[TargetHealth]:
 
 def first_alert(log: str) -> str | None:
     """Return what the first alert of HAProxy's log says: those after it are consequences. None where there is none."""
-    where = r"(?:config : )?(?:\[haproxy.main\(\)\] )?(?:Starting |Binding \[.+?\] for )?"
+    where = r"(?:config : )?(?:\[\S*haproxy.main\(\)\] )?(?:Starting |Binding \[.+?\] for )?"
     alert = re.search(rf"^\[ALERT\] +\(\d+\) : {where}(.+)$", log, re.MULTILINE)
     return alert[1] if alert else None
 
@@ -249,8 +249,9 @@ def _section(balancer: LoadBalancer, listener: Listener, time_scale: float) -> l
         header = "http-request set-header X-Forwarded"
         lines += [
             "    balance roundrobin",
-            f'    {header}-For "%[req.fhdr(X-Forwarded-For)], %[src]" if {{ req.fhdr(X-Forwarded-For) -m found }}',
-            f"    {header}-For %[src] unless {{ req.fhdr(X-Forwarded-For) -m found }}",
+            "    acl forwarded req.fhdr(X-Forwarded-For) -m found",
+            f'    {header}-For "%[req.fhdr(X-Forwarded-For)], %[src]" if forwarded',
+            f"    {header}-For %[src] unless forwarded",
             f"    {header}-Proto http",
             f"    {header}-Port {listener.port}",
         ]

@@ -14,11 +14,13 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import socket
 import subprocess
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Any
@@ -27,6 +29,7 @@ import pytest
 
 from testbed.haproxy import HaproxyProcess, LoadBalancerError
 from testbed.load_balancer import DEFAULT_CHECK, Listener, LoadBalancer, Target, TargetGroup
+from testbed.namespace import in_namespace
 from testbed.nat import Application, inbound_rules
 from testbed.probes import flows, source_log
 from testbed.probes.child import listening_ports
@@ -234,6 +237,38 @@ def test_a_dead_target_is_taken_out_in_time_and_comes_back(sandwich: Sandwich, a
         with source_log.application(sandwich.nodes["app1"], FIRST["server"]):
             wait_for(lambda: states(inside) == ["healthy", "healthy"])
             assert {seen.server for seen in sandwich.request(80, 32).seen} == set(APPS)
+
+
+def test_a_dead_firewall_takes_its_flows_with_it_and_no_others(sandwich: Sandwich) -> None:
+    """It is dead to traffic: nothing is answered. The load balancer ends its flows when the checks have failed."""
+    nodes = sandwich.nodes
+    with contextlib.ExitStack() as stack:
+        for name in APPS:
+            stack.enter_context(source_log.application(nodes[name], FIRST["server"], "tcp"))
+        outside, _ = stack.enter_context(sandwich.up())
+        connect = partial(socket.create_connection, (str(PUBLIC), 80), 10)
+        held = [stack.enter_context(in_namespace(nodes["client"].pid, connect)) for _ in range(16)]
+        through = [ask(connection) for connection in held]
+        assert set(through) == set(TRUST.values())
+        nodes["fw1"].run("sysctl -qw net.ipv4.ip_forward=0")
+        stack.callback(nodes["fw1"].run, "sysctl -qw net.ipv4.ip_forward=1")
+        took = wait_for(lambda: states(outside) == ["unhealthy", "healthy"])
+        assert took < outside.balancer.takes_out_within(outside.balancer.listeners[0].target_group, TIME_SCALE) + 1
+        assert [ask(connection) for connection in held] == [
+            None if source == TRUST["fw1"] else source for source in through
+        ]
+        answers = sandwich.request(80, 8, protocol="tcp")
+        assert (answers.failed, {seen.peer for seen in answers.seen}) == ((), {TRUST["fw2"]})
+
+
+def ask(connection: socket.socket) -> IPv4Address | None:
+    """Return whom the application sees at the other end; None when the connection has been ended."""
+    try:
+        connection.sendall(b"held\n")
+        answer = connection.recv(1000)
+    except (BrokenPipeError, ConnectionResetError):
+        return None
+    return source_log.parse(answer.decode())[0].peer if answer else None
 
 
 def test_a_second_application_needs_a_port_a_listener_and_rules(sandwich: Sandwich, apps: list[Any]) -> None:
