@@ -120,7 +120,9 @@ class SessionSync:
         self._peer: int | None = None
         self._prune_at = clock() + PRUNE
 
-    def __len__(self) -> int:
+    @property
+    def count(self) -> int:
+        """Records that are kept."""
         return len(self._records)
 
     @property

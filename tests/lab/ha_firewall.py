@@ -35,7 +35,7 @@ def main() -> None:
     while True:
         ready = [descriptor for descriptor, _ in poll.poll(20)]
         service.serve(ready, time.monotonic())
-        now = [machine.state.value, machine.reason, len(service.sync), service.sync.unsent]
+        now = [machine.state.value, machine.reason, service.sync.count, service.sync.unsent]
         if now != said:
             said = now
             with status.open("a") as file:
