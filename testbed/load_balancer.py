@@ -17,8 +17,9 @@ default for targets that are instances; ``routing.http.xff_header_processing.mod
 
 Simplified: HAProxy ends the client's TCP connection and makes one of its own to the target, where AWS's Network Load
 Balancer passes segments on. A target starts as healthy until its first check has ended. Where no target is healthy the
-connection is reset (or answered with 503); AWS fails open. The flow hash takes the client's address and port: the rest
-of the 5-tuple is the listener's. It needs HAProxy 2.6.
+connection is reset (or answered with 503); AWS fails open. An idle connection is closed; AWS's Network Load Balancer
+forgets it and resets what comes later. The flow hash takes the client's address and port: the rest of the 5-tuple is
+the listener's. It needs HAProxy 2.6.
 """
 
 from __future__ import annotations

@@ -28,7 +28,7 @@ from typing import Any
 import pytest
 
 from testbed.haproxy import HaproxyProcess, LoadBalancerError
-from testbed.load_balancer import DEFAULT_CHECK, Listener, LoadBalancer, Target, TargetGroup
+from testbed.load_balancer import DEFAULT_CHECK, Kind, Listener, LoadBalancer, Target, TargetGroup
 from testbed.namespace import in_namespace
 from testbed.nat import Application, inbound_rules
 from testbed.probes import flows, source_log
@@ -42,7 +42,7 @@ pytestmark = [
     pytest.mark.skipif(os.geteuid() != 0, reason="needs root: run it with sudo"),
 ]
 
-TIME_SCALE = 100
+TIME_SCALE = 200
 UP = "ip link set lo up; echo up; exec sleep 600"
 CLIENT, PUBLIC, APP1, APP2 = map(IPv4Address, ("198.51.100.2", "198.51.100.1", "10.3.1.2", "10.3.2.2"))
 UNTRUST = {"fw1": IPv4Address("10.1.1.2"), "fw2": IPv4Address("10.1.2.2")}
@@ -95,17 +95,19 @@ class Sandwich:
             assert process.process.poll() is not None
 
     @contextlib.contextmanager
-    def up(self, public: str = "network", **group: Any) -> Iterator[tuple[HaproxyProcess, HaproxyProcess]]:
+    def up(
+        self, public: Kind = "network", internal: Kind = "network", **group: Any
+    ) -> Iterator[tuple[HaproxyProcess, HaproxyProcess]]:
         """Both load balancers with one application, of which the firewalls' health checks see that it works."""
         with (
-            self.balancer("internal", internal_balancer([FIRST], **group)) as inside,
+            self.balancer("internal", internal_balancer([FIRST], internal, **group)) as inside,
             self.balancer("public", public_balancer([FIRST], public)) as outside,
         ):
             wait_for(lambda: states(outside) == states(inside) == ["healthy", "healthy"])
             yield outside, inside
 
 
-def public_balancer(applications: list[dict[str, int]], kind: Any = "network") -> LoadBalancer:
+def public_balancer(applications: list[dict[str, int]], kind: Kind = "network") -> LoadBalancer:
     listeners = []
     for ports in applications:
         targets = tuple(Target(name, address, ports["firewall"]) for name, address in UNTRUST.items())
@@ -113,12 +115,12 @@ def public_balancer(applications: list[dict[str, int]], kind: Any = "network") -
     return LoadBalancer("public", kind, tuple(listeners))
 
 
-def internal_balancer(applications: list[dict[str, int]], **group: Any) -> LoadBalancer:
+def internal_balancer(applications: list[dict[str, int]], kind: Kind = "network", **group: Any) -> LoadBalancer:
     listeners = []
     for ports in applications:
         targets = tuple(Target(name, address, ports["server"]) for name, address in APPS.items())
         listeners.append(Listener(ports["internal"], TargetGroup(f"apps-{ports['server']}", targets, **group)))
-    return LoadBalancer("internal", "network", tuple(listeners))
+    return LoadBalancer("internal", kind, tuple(listeners))
 
 
 def rules(firewall: str, applications: list[dict[str, int]]) -> list[list[str]]:
@@ -217,6 +219,14 @@ def test_behind_an_application_load_balancer_the_client_is_in_the_header_only(
     assert Counter(seen.peer for seen in logged) == dict.fromkeys(TRUST.values(), 4)  # round robin
 
 
+def test_two_application_load_balancers_append_whom_each_has_seen(sandwich: Sandwich, apps: list[Any]) -> None:
+    with sandwich.up("application", "application"):
+        (seen,) = sandwich.request(80).seen
+    assert seen.forwarded_for[0] == CLIENT
+    assert seen.forwarded_for[1] in TRUST.values()
+    assert seen.peer + 1 in APPS.values()  # the internal load balancer's own address
+
+
 def test_without_preservation_the_application_sees_the_internal_load_balancer(
     sandwich: Sandwich, apps: list[Any]
 ) -> None:
@@ -232,6 +242,8 @@ def test_a_dead_target_is_taken_out_in_time_and_comes_back(sandwich: Sandwich, a
         group = inside.balancer.listeners[0].target_group
         took = wait_for(lambda: states(inside) == ["unhealthy", "healthy"])
         assert took < inside.balancer.takes_out_within(group, TIME_SCALE) + 1  # a busy machine's delay
+        inside.reload(inside.balancer)
+        assert states(inside)[0] == "unhealthy"  # what is known of targets outlives a configuration
         answers = sandwich.request(80, 12)
         assert (answers.failed, {seen.server for seen in answers.seen}) == ((), {"app2"})
         with source_log.application(sandwich.nodes["app1"], FIRST["server"]):
