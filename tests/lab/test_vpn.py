@@ -1,0 +1,170 @@
+"""VPN connections for real: a Transit Gateway's router, an internet, two firewalls, two tunnels each, hosts at both sides."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from ipaddress import IPv4Address, IPv4Network
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from testbed.vpn.bgp import BgpSpeaker, bird_conf
+from testbed.vpn.ipsec import TunnelEnd
+from testbed.vpn.tunnel import Connection, Side, Tunnel, end_commands, joining, router_commands
+
+pytestmark = pytest.mark.lab
+
+RATE, TIME_SCALE = 20e6, 10
+HOST, SERVER = "10.1.0.2", "198.51.100.2"
+MARKER = "PLAINTEXTMARKER0"
+
+
+def connection(number: int) -> Connection:
+    tunnels = tuple(
+        Tunnel(
+            f"vpn{number}-{letter}",
+            IPv4Address(f"100.64.{number}.{1 + index}"),
+            IPv4Address(f"100.64.{number}.{11 + index}"),
+            IPv4Network(f"169.254.{10 + number}.{4 * index}/30"),
+            f"secret.of.tunnel.{number}.{letter}",
+        )
+        for index, letter in enumerate("ab")
+    )
+    return Connection(f"vpn{number}", tunnels)
+
+
+def wait_for(condition: Callable[[], Any], seconds: float = 20.0) -> Any:
+    deadline = time.monotonic() + seconds
+    while not (result := condition()):
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.05)
+    return result
+
+
+class Net:
+    """Namespaces, each held by a process; ``run`` a command in one."""
+
+    def __init__(self, directory: Path, firewalls: int = 2, rate: float | None = RATE) -> None:
+        self.directory, self.rate = directory, rate
+        self.holders: dict[str, subprocess.Popen[bytes]] = {}
+        self.children: list[subprocess.Popen[bytes]] = []
+        self.connections = [connection(number) for number in range(1, firewalls + 1)]
+        self.ends: dict[tuple[str, Side], TunnelEnd] = {}
+        self.speakers: dict[str, BgpSpeaker] = {}
+
+    def pid(self, name: str) -> int:
+        if name not in self.holders:
+            holder = subprocess.Popen(["unshare", "--net", "sleep", "infinity"])
+            self.holders[name] = holder
+            mine = os.readlink("/proc/self/ns/net")
+            wait_for(lambda: os.readlink(f"/proc/{holder.pid}/ns/net") != mine)
+        return self.holders[name].pid
+
+    def inside(self, name: str, command: str | list[str]) -> list[str]:
+        words = command.split() if isinstance(command, str) else command
+        return ["nsenter", "-t", str(self.pid(name)), "-n", *words]
+
+    def run(self, name: str, command: str | list[str], check: bool = True) -> str:
+        return subprocess.run(self.inside(name, command), check=check, capture_output=True, text=True).stdout
+
+    def popen(self, name: str, command: str | list[str], **keywords: Any) -> subprocess.Popen[bytes]:
+        self.children.append(subprocess.Popen(self.inside(name, command), **keywords))
+        return self.children[-1]
+
+    def veth(self, one: str, interface: str, two: str, far: str) -> None:
+        command = f"ip link add {interface} mtu 1600 netns {self.pid(one)} type veth peer name {far} mtu 1600 netns {self.pid(two)}"
+        subprocess.run(command.split(), check=True)
+        for name, end in ((one, interface), (two, far)):
+            self.run(name, f"ethtool -K {end} tx off tso off gso off gro off")
+            self.run(name, f"ip link set {end} up")
+
+    def up(self) -> None:
+        self.pid("internet")
+        self.run("internet", "ip link add name br0 type bridge")
+        self.run("internet", "ip link set br0 up")
+        self.veth("host", "eth0", "tgw", "lan")
+        self.run("host", f"ip address add {HOST}/24 dev eth0")
+        self.run("host", "ip route add default via 10.1.0.1")
+        self.run("tgw", "ip address add 10.1.0.1/24 dev lan")
+        self.pid("server")
+        self.run("server", "ip link add name br0 type bridge")
+        self.run("server", f"ip address add {SERVER}/24 dev br0")
+        self.run("server", "ip link set br0 up")
+        for connection in self.connections:
+            self.add(connection)
+        everything = [tunnel for connection in self.connections for tunnel in connection.tunnels]
+        for command in router_commands(everything, Side.AMAZON):
+            self.run("tgw", command)
+        announced = [IPv4Network("10.1.0.0/24")]
+        configuration = bird_conf(self.connections, Side.AMAZON, announced, TIME_SCALE)
+        self.speakers["tgw"] = BgpSpeaker("tgw", self.pid("tgw"), configuration, self.directory)
+
+    def add(self, connection: Connection) -> None:
+        firewall, number = f"fw-{connection.name}", connection.name[3:]
+        self.veth("server", f"p{number}", firewall, "untrust")
+        self.run("server", f"ip link set p{number} master br0")
+        self.run(firewall, f"ip address add 198.51.100.{100 + int(number)}/24 dev untrust")
+        self.run(firewall, ["iptables", "-t", "nat", "-A", "POSTROUTING", "-o", "untrust", "-j", "MASQUERADE"])
+        for tunnel in connection.tunnels:
+            for side, router in ((Side.AMAZON, "tgw"), (Side.CUSTOMER, firewall)):
+                end = f"{tunnel.name}-{side.value}"
+                self.veth(end, "outside", "internet", f"{tunnel.name}-{side.value[0]}")
+                self.run("internet", f"ip link set {tunnel.name}-{side.value[0]} master br0")
+                for command in joining(tunnel, self.pid(router), self.pid(end)):
+                    subprocess.run(command, check=True)
+                for name, interface in ((router, tunnel.name), (end, "inside")):
+                    self.run(name, f"ethtool -K {interface} tx off tso off gso off gro off")
+                gateway = IPv4Address(int(tunnel.amazon) | 0xFF) - 1
+                for command in end_commands(tunnel, side, gateway):
+                    self.run(end, command)
+                self.ends[tunnel.name, side] = TunnelEnd(
+                    tunnel, side, self.pid(end), self.directory, kernel_esp=False, rate=self.rate, time_scale=TIME_SCALE
+                )
+        for command in router_commands(connection.tunnels, Side.CUSTOMER):
+            self.run(firewall, command)
+        configuration = bird_conf([connection], Side.CUSTOMER, [IPv4Network("0.0.0.0/0")], TIME_SCALE)
+        self.speakers[firewall] = BgpSpeaker(firewall, self.pid(firewall), configuration, self.directory)
+
+    def down(self) -> None:
+        for part in (*self.ends.values(), *self.speakers.values()):
+            part.end()
+        for part in (*self.ends.values(), *self.speakers.values()):
+            part.wait()
+        for process in (*self.children, *self.holders.values()):
+            process.kill()
+            process.wait()
+
+    def next_hops(self) -> list[str]:
+        """The tunnels that the Transit Gateway's default route uses."""
+        routes = json.loads(self.run("tgw", "ip -json route show default") or "[]")
+        return sorted(hop["dev"] for route in routes for hop in route.get("nexthops", [route]))
+
+    def sent(self) -> dict[str, int]:
+        """Bytes that the Transit Gateway's router sent into each tunnel."""
+        links = json.loads(self.run("tgw", "ip -json -s link show"))
+        return {link["ifname"]: link["stats64"]["tx"]["bytes"] for link in links if link["ifname"].startswith("vpn")}
+
+
+@pytest.fixture(scope="module")
+def net(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Net]:
+    net = Net(tmp_path_factory.mktemp("vpn"))
+    try:
+        net.up()
+        yield net
+    finally:
+        net.down()
+
+
+def test_tunnels_come_up_with_aws_proposals(net: Net) -> None:
+    wait_for(lambda: all(end.ready() for end in net.ends.values()))
+    for end in net.ends.values():
+        sa = end.sa()
+        assert sa is not None
+        assert sa.ike == "AES_GCM_16-128/PRF_HMAC_SHA2_256/ECP_256"
+        assert sa.esp.startswith("AES_GCM_16-128")
+        assert sa.encapsulated
