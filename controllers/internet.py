@@ -6,7 +6,7 @@ from controllers import arp
 from controllers.flows import ARP, IP, DecTtl, GotoTable, Output, Pipeline, Program, SetField, match
 from controllers.transit_gateway import drop_expired
 from topologies.decision import decision
-from topologies.fabric import ROUTER_MAC, Element, PortKind, mac_address
+from topologies.fabric import ROUTER_MAC, Element, PortKind, internet_addresses, mac_address
 from topologies.model import Topology
 
 PORTS, ROUTES = 0, 10
@@ -21,8 +21,8 @@ def compile_internet(topology: Topology, element: Element) -> Program:
     drop_expired(pipeline, name)
     flow(decision(name, "ports", "in"), PORTS, 10, match(IP), DecTtl(), GotoTable(ROUTES))
     pipeline.table(ROUTES, "routes", decision(name, "routes", "no route"))
-    for host, internet_host in topology.internet.items():
-        address, port = internet_host.address, element.port(PortKind.HOST, host).number
+    for host, address in internet_addresses(topology).items():
+        port = element.port(PortKind.HOST, host).number
         asks = match(ARP, in_port=port, arp_spa=address, arp_op=arp.REQUEST)
         flow(decision(name, "arp", host), PORTS, 10, asks, *arp.answer(ROUTER_MAC))
         announces = match(ARP, in_port=port, arp_spa=address, arp_tpa=address)

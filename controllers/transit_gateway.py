@@ -11,9 +11,9 @@ from __future__ import annotations
 from controllers.flows import IP, Action, DecTtl, GotoTable, Multipath, Output, Pipeline, Program, SetField, match
 from controllers.layout import AZ, az_number
 from topologies.decision import decision
-from topologies.fabric import Element, Port, PortKind
+from topologies.fabric import Element, Port, PortKind, mac_address, vpn_router
 from topologies.model import Topology
-from topologies.routing import Route, TargetKind, attachment_table, exit_zones, tgw_routes
+from topologies.routing import Route, TargetKind, attachment_table, exit_zones, tgw_routes, vpn_table
 
 ATTACHMENTS, FIRST_ROUTE_TABLE, AFFINITY, APPLIANCE_MODE = 0, 10, 240, 241
 
@@ -31,16 +31,20 @@ def compile_transit_gateway(topology: Topology, element: Element) -> Program:
 
     pipeline.table(ATTACHMENTS, "attachments", decision(name, "attachments", "not associated"))
     drop_expired(pipeline, name)
+    zones = sorted({port.az for port in element.ports.values() if port.az})
     for port in element.ports.values():
-        table = attachment_table(gateway, port.resource)
+        table = vpn_table(gateway) if port.kind is PortKind.VPN else attachment_table(gateway, port.resource)
         if table is not None:
+            # What comes by a tunnel is in no zone; it is treated as if in the first.
+            az = port.az or zones[0]
+            came = f"{port.resource}-{az}" if port.az else port.resource
             pipeline.flow(
-                decision(name, "attachments", f"{port.resource}-{port.az}"),
+                decision(name, "attachments", came),
                 ATTACHMENTS,
                 10,
                 match(IP, in_port=port.number),
                 DecTtl(),
-                SetField(AZ, az_number(str(port.az))),
+                SetField(AZ, az_number(az)),
                 GotoTable(tables[table]),
             )
 
@@ -52,12 +56,11 @@ def compile_transit_gateway(topology: Topology, element: Element) -> Program:
                 number,
                 route.destination.prefixlen + 1,
                 match(IP, ipv4_dst=route.destination),
-                *to_attachment(attachments, route),
+                *to_attachment(element, attachments, route),
             )
 
     pipeline.table(AFFINITY, "AZ affinity", decision(name, "affinity", "no attachment"))
     pipeline.table(APPLIANCE_MODE, "appliance mode", decision(name, "appliance-mode", "no attachment"))
-    zones = sorted({str(port.az) for port in element.ports.values()})
     for attachment, number in attachments.items():
         ports = attachment_ports(element, attachment)
         out = {zone: f"{attachment}-{zone}" for zone in ports}
@@ -87,8 +90,11 @@ def compile_transit_gateway(topology: Topology, element: Element) -> Program:
     return pipeline.program()
 
 
-def to_attachment(attachments: dict[str, int], route: Route) -> tuple[Action, ...]:
-    """Return the actions of a route: none, so a drop, for a blackhole."""
+def to_attachment(element: Element, attachments: dict[str, int], route: Route) -> tuple[Action, ...]:
+    """Return the actions of a route: none, so a drop, for a blackhole. The router behind the port knows the tunnels."""
+    if route.kind is TargetKind.VPN:
+        router = element.port(PortKind.VPN, vpn_router(element.name))
+        return SetField("eth_dst", mac_address(router.resource)), Output(router.number)
     if route.kind is not TargetKind.ATTACHMENT:
         return ()
     return SetField(ATTACHMENT, attachments[route.target]), GotoTable(AFFINITY)

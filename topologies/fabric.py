@@ -10,11 +10,15 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass, field
 from enum import Enum
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, IPv4Network
 
 from topologies.model import GatewayLoadBalancer, Topology, Vpc, interface_name
 
 INTERNET = "internet"
+#: Where tunnels' ends are: networks that are nobody's on the internet (RFC 2544, benchmarks).
+AMAZON_OUTSIDE, CUSTOMER_OUTSIDE = IPv4Network("198.18.0.0/24"), IPv4Network("198.19.0.0/24")
+#: Inside addresses of tunnels, of which AWS reserves the lower ones (Site-to-Site VPN guide, tunnel options).
+TUNNELS_INSIDE = IPv4Network("169.254.16.0/22")
 #: The implicit router answers for every gateway address with this MAC address.
 ROUTER_MAC = "02:00:00:00:00:01"
 
@@ -31,6 +35,7 @@ class PortKind(Enum):
     ATTACHMENT = "attachment"  # one AZ of a Transit Gateway VPC attachment
     ENDPOINT = "endpoint"  # a GWLB endpoint
     INTERNET_GATEWAY = "internet-gateway"
+    VPN = "vpn"  # the router behind a Transit Gateway's VPN attachments, over a veth pair
     GENEVE = "geneve"  # the GWLB's own namespace, over a veth pair
 
 
@@ -76,6 +81,49 @@ class ApplianceLink:
     gwlb: str
     appliance: str
     index: int
+
+
+@dataclass(frozen=True)
+class TunnelPlan:
+    """A tunnel of a VPN attachment: the nodes that its two ends are, and their addresses on the internet."""
+
+    tgw: str
+    attachment: str
+    name: str
+    ends: tuple[str, str]
+    addresses: tuple[IPv4Address, IPv4Address]
+    inside: IPv4Network
+
+
+def tunnels(topology: Topology) -> list[TunnelPlan]:
+    """Number all tunnels: two for each VPN attachment, the Transit Gateway's end first."""
+    found: list[TunnelPlan] = []
+    for tgw, gateway in topology.transit_gateways.items():
+        for attachment in gateway.vpn_attachments:
+            for number in (1, 2):
+                name, place = f"{attachment}-{number}", len(found)
+                found.append(
+                    TunnelPlan(
+                        tgw,
+                        attachment,
+                        name,
+                        (f"{name}-tgw", f"{name}-cgw"),
+                        (AMAZON_OUTSIDE[10 + place], CUSTOMER_OUTSIDE[10 + place]),
+                        IPv4Network((int(TUNNELS_INSIDE[0]) + 4 * place, 30)),
+                    )
+                )
+    return found
+
+
+def vpn_router(tgw: str) -> str:
+    """Return the name of the node that a Transit Gateway's VPN attachments end at."""
+    return f"{tgw}-vpn"
+
+
+def internet_addresses(topology: Topology) -> dict[str, IPv4Address]:
+    """Return the address of each node on the internet: its hosts, and the ends of tunnels."""
+    ends = {end: address for plan in tunnels(topology) for end, address in zip(plan.ends, plan.addresses, strict=True)}
+    return {name: host.address for name, host in topology.internet.items()} | ends
 
 
 @dataclass
@@ -182,7 +230,12 @@ def build_fabric(topology: Topology) -> Fabric:
         at.ports[number] = Port(number, port_name, PortKind.GENEVE, balancer_name, None, None, balancer_name, "plain")
         for index, appliance in enumerate(balancer.appliances, start=1):
             links.append(ApplianceLink(balancer_name, appliance, index))
-    for name in topology.internet:
-        host(internet, name)
+    for name in internet_addresses(topology):
+        host(internet, name, inner="eth0" if name in topology.internet else "outside")
+    for name, gateway in topology.transit_gateways.items():
+        if gateway.vpn_attachments:
+            at, number = gateways[name], len(gateways[name].ports) + 1
+            router = vpn_router(name)
+            at.ports[number] = Port(number, interface(router), PortKind.VPN, router, None, None, router, "tgw")
     routed = {name: vpc_name for vpc_name, vpc in topology.vpcs.items() for name in vpc.firewalls}
     return Fabric(elements, links, routed)

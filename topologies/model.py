@@ -29,6 +29,8 @@ UNASSIGNED = IPv4Address("0.0.0.0")
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9-]{0,11}$")]
 #: With an interface's name behind it, it becomes a name such as ``fw1-untrust``.
 FirewallName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9]{0,3}$")]
+#: With a tunnel's number and end behind it, it becomes a name such as ``vpn1-2-cgw``.
+VpnName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9]{0,5}$")]
 Port = Annotated[int, Field(ge=1, le=65535)]
 Zone = Annotated[str, StringConstraints(pattern=r"^[a-f]$")]
 Account = Annotated[str, StringConstraints(pattern=r"^[0-9]{12}$")]
@@ -150,8 +152,8 @@ class LoadBalancer(Instance):
     """A Network or an Application Load Balancer: one node, in one subnet.
 
     It ends its clients' connections and makes new ones to its targets: an Application Load Balancer from its own
-    address, a Network Load Balancer from the client's. The targets' answers to the client must come back to it, so their
-    subnets need a route to it. (In AWS the network itself sees to that.)
+    address, a Network Load Balancer from the client's. The targets' answers to the client must come back to it, so
+    their subnets need a route to it. (In AWS the network itself sees to that.)
     """
 
     type: Literal["network", "application"]
@@ -231,12 +233,23 @@ class TransitGatewayVpcAttachment(Resource):
     """Choose the AZ by a hash of the flow, the same in both directions, instead of keeping the AZ of origin."""
 
 
+class TransitGatewayVpnAttachment(Resource):
+    """A Site-to-Site VPN connection to a routed firewall, its customer gateway: two IPsec tunnels, and BGP over them.
+
+    What the firewall advertises becomes routes to all attachments that advertise it: equal-cost multi-path (ECMP).
+    """
+
+    firewall: str
+    advertises: tuple[IPv4Network, ...] = (IPv4Network("0.0.0.0/0"),)
+
+
 class TransitGatewayRouteTable(Resource):
     """The routes for what comes in through the associated attachments."""
 
     associations: tuple[str, ...] = ()
     propagations: tuple[str, ...] = ()
-    """Attachments whose VPC's CIDR becomes a route to them. A static route for the same CIDR wins."""
+    """Attachments whose VPC's CIDR, or what a VPN's firewall advertises, becomes a route to them. A static route for
+    the same CIDR wins."""
     routes: dict[IPv4Network, str] = {}
     """Static routes: destination to an attachment, or to ``blackhole``."""
 
@@ -245,6 +258,7 @@ class TransitGateway(Resource):
     """Without ``route_tables``, all attachments are associated with and propagate to one default table."""
 
     attachments: dict[Name, TransitGatewayVpcAttachment] = {}
+    vpn_attachments: dict[VpnName, TransitGatewayVpnAttachment] = {}
     route_tables: dict[Name, TransitGatewayRouteTable] = {}
 
 

@@ -25,6 +25,7 @@ class TargetKind(Enum):
     ENDPOINT = "GWLB endpoint"
     INSTANCE = "instance"  # its network interface, or one of a routed firewall
     ATTACHMENT = "attachment"  # in a Transit Gateway's table
+    VPN = "VPN attachments"  # the same: all that advertise the destination, by ECMP
 
 
 class Origin(Enum):
@@ -60,17 +61,30 @@ def vpc_routes(topology: Topology, vpc_name: str, table_name: str) -> list[Route
 
 
 def tgw_routes(topology: Topology, tgw_name: str, table_name: str) -> list[Route]:
-    """Return the winning routes of a Transit Gateway's table, longest prefix first; targets are attachments."""
+    """Return the winning routes of a Transit Gateway's table, longest prefix first; targets are attachments.
+
+    Of the VPN attachments that advertise a destination the first is named (:func:`ecmp`).
+    """
     gateway = topology.transit_gateways[tgw_name]
     table = gateway.route_tables[table_name]
     routes: dict[IPv4Network, Route] = {}
     for destination, target in table.routes.items():
-        kind = TargetKind.BLACKHOLE if target == BLACKHOLE else TargetKind.ATTACHMENT
+        kind = TargetKind.VPN if target in gateway.vpn_attachments else TargetKind.ATTACHMENT
+        kind = TargetKind.BLACKHOLE if target == BLACKHOLE else kind
         routes[destination] = Route(destination, target, kind, Origin.STATIC)
-    for attachment in table.propagations:
+    # AWS evaluates propagated routes of VPCs before those of VPNs.
+    for attachment in (name for name in table.propagations if name in gateway.attachments):
         cidr = topology.vpcs[gateway.attachments[attachment].vpc].cidr
         routes.setdefault(cidr, Route(cidr, attachment, TargetKind.ATTACHMENT, Origin.PROPAGATED))
+    for attachment in (name for name in table.propagations if name in gateway.vpn_attachments):
+        for cidr in gateway.vpn_attachments[attachment].advertises:
+            routes.setdefault(cidr, Route(cidr, attachment, TargetKind.VPN, Origin.PROPAGATED))
     return longest_first(routes.values())
+
+
+def ecmp(gateway: TransitGateway, destination: IPv4Network) -> list[str]:
+    """Return the VPN attachments that advertise *destination*: a hash of the flow chooses between their tunnels."""
+    return [name for name, item in gateway.vpn_attachments.items() if destination in item.advertises]
 
 
 def lookup(routes: Iterable[Route], address: IPv4Address) -> Route | None:
@@ -113,6 +127,11 @@ def gateway_table(vpc: Vpc) -> str | None:
 def attachment_table(gateway: TransitGateway, attachment: str) -> str | None:
     """Return the name of the Transit Gateway table that an attachment is associated with, or None."""
     return next((name for name, table in gateway.route_tables.items() if attachment in table.associations), None)
+
+
+def vpn_table(gateway: TransitGateway) -> str | None:
+    """Return the name of the table that all VPN attachments of a Transit Gateway are associated with, or None."""
+    return next((table for name in gateway.vpn_attachments if (table := attachment_table(gateway, name))), None)
 
 
 def vpc_attachment(topology: Topology, tgw_name: str, vpc_name: str) -> str | None:

@@ -26,7 +26,7 @@ from topologies.model import (
     interface_name,
 )
 from topologies.problem import Place, Problem, did_you_mean, one_subnet_a_zone
-from topologies.routing import TargetKind, target_kind, vpc_attachment
+from topologies.routing import TargetKind, attachment_table, target_kind, vpc_attachment, vpn_table
 
 
 def validate(topology: Topology) -> list[Problem]:
@@ -47,6 +47,7 @@ def validate(topology: Topology) -> list[Problem]:
         endpoints_stand_alone,
         attachments_are_zonal,
         transit_tables_are_consistent,
+        vpns_have_a_customer_gateway,
         *managed_services.PASSES,
         pairs_are_two_of_a_zone,
         balancers_have_targets,
@@ -85,10 +86,13 @@ def named(topology: Topology) -> Iterator[tuple[str, Place]]:
         for name, firewall in vpc.firewalls.items():
             for part in firewall.interfaces:
                 yield interface_name(name, part), (*place, "firewalls", name, part)
-    for kind, parts in (("transit_gateways", "attachments"), ("gateway_load_balancers", "appliances")):
+    for kind, parts in (
+        ("transit_gateways", ("attachments", "vpn_attachments")),
+        ("gateway_load_balancers", ("appliances",)),
+    ):
         for name, resource in getattr(topology, kind).items():
             yield name, (kind, name)
-            yield from ((part, (kind, name, parts, part)) for part in getattr(resource, parts))
+            yield from ((item, (kind, name, part, item)) for part in parts for item in getattr(resource, part))
     for name, gwlb in topology.gateway_load_balancers.items():
         if gwlb.auto_scaling_group:
             yield scaling_group_name(name), ("gateway_load_balancers", name, "auto_scaling_group")
@@ -421,12 +425,13 @@ def transit_tables_are_consistent(topology: Topology) -> Iterator[Problem]:
     """An attachment is associated with exactly one table; what propagates to one table does not overlap."""
     for gateway_name, gateway in topology.transit_gateways.items():
         associated: dict[str, str] = {}
+        every = [*gateway.attachments, *gateway.vpn_attachments]
         for name, table in gateway.route_tables.items():
             place: Place = ("transit_gateways", gateway_name, "route_tables", name)
             for key in ("associations", "propagations"):
                 for attachment in getattr(table, key):
-                    if attachment not in gateway.attachments:
-                        remedy = did_you_mean(attachment, gateway.attachments)
+                    if attachment not in every:
+                        remedy = did_you_mean(attachment, every)
                         yield Problem(place, f"{key}: no attachment {attachment!r}", remedy, key)
             for attachment in table.associations:
                 if attachment in associated:
@@ -436,8 +441,8 @@ def transit_tables_are_consistent(topology: Topology) -> Iterator[Problem]:
                     )
                 associated.setdefault(attachment, name)
             for destination, target in table.routes.items():
-                if target != BLACKHOLE and target not in gateway.attachments:
-                    remedy = did_you_mean(target, [*gateway.attachments, BLACKHOLE])
+                if target != BLACKHOLE and target not in every:
+                    remedy = did_you_mean(target, [*every, BLACKHOLE])
                     yield Problem(
                         (*place, "routes"), f"{destination}: no attachment {target!r}", remedy, str(destination)
                     )
@@ -447,11 +452,31 @@ def transit_tables_are_consistent(topology: Topology) -> Iterator[Problem]:
                 if a and b and a is not b and a.cidr.overlaps(b.cidr):
                     what = f"{one} ({a.cidr}) and {other} ({b.cidr}) propagate overlapping CIDRs"
                     yield Problem(place, what, "give one VPC another CIDR, or keep one propagation", "propagations")
-        for name in gateway.attachments:
+        for name in every:
             if name not in associated:
-                place = ("transit_gateways", gateway_name, "attachments", name)
+                kind = "attachments" if name in gateway.attachments else "vpn_attachments"
+                place = ("transit_gateways", gateway_name, kind, name)
                 what = "associated with no route table: all that comes through it would be dropped"
                 yield Problem(place, what, f"add it to the associations of one: {', '.join(gateway.route_tables)}")
+
+
+def vpns_have_a_customer_gateway(topology: Topology) -> Iterator[Problem]:
+    """A VPN attachment leads to a routed firewall, which has one. All of a gateway's are in one route table."""
+    firewalls = [name for vpc in topology.vpcs.values() for name in vpc.firewalls]
+    first: dict[str, str] = {}
+    for gateway_name, gateway in topology.transit_gateways.items():
+        tables = {name: attachment_table(gateway, name) for name in gateway.vpn_attachments}
+        for name, attachment in gateway.vpn_attachments.items():
+            place: Place = ("transit_gateways", gateway_name, "vpn_attachments", name)
+            if attachment.firewall not in firewalls:
+                what = f"no routed firewall {attachment.firewall!r}"
+                yield Problem(place, what, did_you_mean(attachment.firewall, firewalls), "firewall")
+            elif first.setdefault(attachment.firewall, name) != name:
+                what = f"{attachment.firewall} is the customer gateway of {first[attachment.firewall]} already"
+                yield Problem(place, what, "a firewall ends one VPN connection here: add a firewall", "firewall")
+            if tables[name] and tables[name] != vpn_table(gateway):
+                what = f"it is associated with {tables[name]}, other VPN attachments with {vpn_table(gateway)}"
+                yield Problem(place, what, "associate all of them with one route table: the lab has one VPN router")
 
 
 # -- firewalls ---------------------------------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ outcome: the hop lists all ``alternatives``, of which a flow meets exactly one. 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from functools import partial
 from ipaddress import IPv4Address
@@ -16,7 +16,7 @@ from typing import Optional
 
 from topologies.decision import decision
 from topologies.endpoint_service import EndpointState, endpoint_state
-from topologies.fabric import INTERNET, zone_of
+from topologies.fabric import INTERNET, vpn_router, zone_of
 from topologies.model import RoutedFirewall, Topology, Vpc, interface_name
 from topologies.problem import did_you_mean
 from topologies.routing import (
@@ -24,6 +24,7 @@ from topologies.routing import (
     Route,
     TargetKind,
     attachment_table,
+    ecmp,
     exit_zones,
     gateway_table,
     gwlb_targets,
@@ -33,6 +34,7 @@ from topologies.routing import (
     tgw_routes,
     vpc_attachment,
     vpc_routes,
+    vpn_table,
 )
 
 Step = Callable[[], Optional["Step"]]
@@ -259,6 +261,10 @@ class Walker:
         if name in vpc.hosts:
             return lambda: self.subnet(vpc_name, vpc.hosts[name].subnet)
         firewall_name, firewall = self.firewall(vpc, name)
+        for tgw, gateway in self.topology.transit_gateways.items():
+            ends = [item for item in gateway.vpn_attachments.values() if item.firewall == firewall_name]
+            if ends and any(self.packet.destination in other.cidr for other in self.topology.vpcs.values()):
+                return lambda: self.out_of_tunnel(tgw, firewall_name)
         routes = [Route(prefix, part, TargetKind.INSTANCE, Origin.STATIC) for prefix, part in firewall.routes.items()]
         route = lookup(longest_first(routes), self.packet.destination)
         if route is None:
@@ -386,7 +392,65 @@ class Walker:
             self.drop(tgw, table, route.destination, "a blackhole route", az)
             return None
         self.hop(tgw, table, route.destination, route.target, f"{route.origin.value} route of {attachment}'s table", az)
-        return None if self.looped() else (lambda: self.from_transit_gateway(tgw, route.target, az))
+        if self.looped():
+            return None
+        if route.kind is TargetKind.VPN:
+            return lambda: self.into_tunnel(tgw, route)
+        return lambda: self.from_transit_gateway(tgw, route.target, az)
+
+    def into_tunnel(self, tgw: str, route: Route) -> Step | None:
+        """A hash of the flow chooses between the tunnels of all firewalls; a reply goes to the firewall that has it."""
+        gateway = self.topology.transit_gateways[tgw]
+        homes = {gateway.vpn_attachments[name].firewall: name for name in ecmp(gateway, route.destination)}
+        owners = [name for name, address in self.tunnel_addresses(homes).items() if address == self.packet.destination]
+        names = [homes[name] for name in owners or homes]
+        why = "the address of this firewall" if owners else "equal-cost routes: a hash of the flow chooses the tunnel"
+        self.choice(vpn_router(tgw), "routes", names, names[0], why, None)
+        firewall = gateway.vpn_attachments[names[0]].firewall
+        return lambda: self.inspected_in_tunnel(tgw, firewall)
+
+    def tunnel_addresses(self, firewalls: Iterable[str]) -> dict[str, IPv4Address]:
+        """Return the addresses that firewalls of VPN attachments give to what they send back into a tunnel."""
+        found = {name: item for vpc in self.topology.vpcs.values() for name, item in vpc.firewalls.items()}
+        return {name: found[name].trust.address for name in firewalls}
+
+    def inspected_in_tunnel(self, tgw: str, name: str) -> Step | None:
+        """What came by a tunnel goes out by untrust, or back into a tunnel: both with the firewall's own address."""
+        vpc_name, vpc = next((vpc_name, vpc) for vpc_name, vpc in self.topology.vpcs.items() if name in vpc.firewalls)
+        firewall = vpc.firewalls[name]
+        if self.packet.destination == firewall.trust.address:
+            client = self.translated.pop(name, None)
+            if client is None:
+                self.drop(name, "nat", "unsolicited", "no translation leads from this address on")
+                return None
+            self.hop(name, "nat", "reply", str(client), "the client's address is put back")
+            self.packet = replace(self.packet, destination=client)
+            return lambda: self.out_of_tunnel(tgw, name)
+        inside = any(self.packet.destination in other.cidr for other in self.topology.vpcs.values())
+        if not inside:
+            return lambda: self.forwarded(vpc_name, interface_name(name, "trust"))
+        if firewall.source_nat:
+            self.hop(name, "nat", "snat", str(firewall.trust.address), "the source address is replaced")
+            self.translated[name] = self.packet.source
+            self.packet = replace(self.packet, source=firewall.trust.address)
+        return lambda: self.out_of_tunnel(tgw, name)
+
+    def out_of_tunnel(self, tgw: str, name: str) -> Step | None:
+        gateway = self.topology.transit_gateways[tgw]
+        attachment = next(item for item, at in gateway.vpn_attachments.items() if at.firewall == name)
+        self.hop(name, "routes", "BGP", attachment, "the Transit Gateway advertises its VPCs")
+        table = str(vpn_table(gateway))
+        route = lookup(tgw_routes(self.topology, tgw, table), self.packet.destination)
+        if route is None or route.kind is TargetKind.BLACKHOLE:
+            self.drop(tgw, table, "no route", f"no route covers {self.packet.destination}")
+            return None
+        self.hop(tgw, table, route.destination, route.target, f"{route.origin.value} route of the VPNs' table")
+        if self.looped():
+            return None
+        if route.kind is TargetKind.VPN:
+            return lambda: self.into_tunnel(tgw, route)
+        zones = sorted({zone_of(vpc, subnet) for vpc in self.topology.vpcs.values() for subnet in vpc.subnets})
+        return lambda: self.from_transit_gateway(tgw, route.target, zones[0])
 
     def from_transit_gateway(self, tgw: str, attachment: str, az: str) -> Step | None:
         item = self.topology.transit_gateways[tgw].attachments[attachment]

@@ -58,8 +58,8 @@ def test_a_topology_is_found_by_path_as_well(tmp_path: Path) -> None:
     ("name", "text"),
     [
         ("gwbl", "no topology 'gwbl'; did you mean gwlb? (or give the path of a YAML file)"),
-        ("mine", "no topology 'mine'; there are: active-passive, autoscale, gwlb, sandwich (or give the path of a YAML file)"),
-        ("labs/mine.yaml", "no file labs/mine.yaml; packaged topologies go by name: active-passive, autoscale, gwlb, sandwich"),
+        ("mine", "no topology 'mine'; there are: active-passive, autoscale, gwlb, sandwich, vpn-ecmp (or give the path of a YAML file)"),
+        ("labs/mine.yaml", "no file labs/mine.yaml; packaged topologies go by name: active-passive, autoscale, gwlb, sandwich, vpn-ecmp"),
     ],
 )
 def test_an_unknown_topology(name: str, text: str) -> None:
