@@ -18,7 +18,8 @@ from typing import NamedTuple
 
 from firewall_vnf.packet import UDP
 
-# linux/netlink.h, linux/netfilter/nfnetlink.h: constants that Python's socket module lacks.
+# asm-generic/socket.h, linux/netlink.h, linux/netfilter/nfnetlink.h: constants that Python's socket module lacks.
+SO_RCVBUFFORCE = 33
 NETLINK_NETFILTER, SOL_NETLINK, NETLINK_ADD_MEMBERSHIP = 12, 270, 1
 NLM_F_REQUEST, NLM_F_DUMP = 1, 0x300
 NLMSG_ERROR, NLMSG_DONE = 2, 3
@@ -132,7 +133,7 @@ class Conntrack:
 
 def _open() -> socket.socket:
     opened = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, NETLINK_NETFILTER)
-    opened.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 8 << 20)
+    opened.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, 8 << 20)
     opened.bind((0, 0))
     return opened
 

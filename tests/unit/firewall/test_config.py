@@ -8,6 +8,7 @@ import pytest
 
 from firewall_vnf.config import ConfigError, load_config
 
+ONE_KIND = "interface: give either this (behind a GWLB) or 'interfaces' (a routed firewall)"
 MINIMAL = "name: fw1\ninterface: eth0\npolicy: policy.yaml\nlog_directory: logs\ncontrol: /run/fw1.sock\n"
 
 
@@ -40,8 +41,8 @@ def test_management_network(tmp_path: Path) -> None:
     [
         ("", "expected a mapping of settings, such as 'name: fw1'"),
         ("name: [", "not YAML: "),
-        (MINIMAL.replace("interface: eth0\n", ""), "interface: give either this (behind a GWLB) or 'interfaces' (a routed firewall)"),
-        (MINIMAL + "interfaces: {eth1: trust}\n", "interface: give either this (behind a GWLB) or 'interfaces' (a routed firewall)"),
+        (MINIMAL.replace("interface: eth0\n", ""), ONE_KIND),
+        (MINIMAL + "interfaces: {eth1: trust}\n", ONE_KIND),
         (MINIMAL.replace("policy: policy.yaml\n", ""), "policy: missing; every firewall needs it"),
         (MINIMAL + "max_session: 5\n", "max_session: unknown setting; known are address, bypass, control, "),
         (MINIMAL + "max_sessions: 0\n", "max_sessions: input should be greater than or equal to 1, not 0"),
