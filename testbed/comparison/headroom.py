@@ -27,7 +27,7 @@ class Sample:
 
 @dataclass(frozen=True)
 class Headroom:
-    """Between two samples: busy CPU seconds, the idle share of all CPUs, the share of one CPU of the busiest thread."""
+    """Between two samples: how many CPUs were busy, the idle share of all, the busiest thread's share of one."""
 
     busy: float
     idle_share: float
@@ -41,7 +41,7 @@ class Headroom:
         if total <= 0 or elapsed <= 0:
             raise ValueError("no time passed between two samples of the CPU")
         busiest = max((spent - before.threads.get(thread, 0.0) for thread, spent in after.threads.items()), default=0.0)
-        return cls(total - idle, idle / total, busiest / elapsed)
+        return cls((total - idle) / elapsed, idle / total, busiest / elapsed)
 
 
 def sample(proc: Path = Path("/proc"), clock: Callable[[], float] = time.monotonic) -> Sample:

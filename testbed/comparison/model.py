@@ -114,7 +114,8 @@ class Point:
     sources: tuple[Source, ...]
     application: Application
     failure: Failure | None  # of one firewall there is none left
-    cpu_seconds_per_gigabyte: float
+    #: Of clients and servers as well, less what was spent without a load; None where other work kept the machine busy.
+    cpu_seconds_per_gigabyte: float | None
     idle_share: float  # of all CPUs, under load
     thread_share: float  # of a CPU, that the busiest thread took under load
     machine_limited: bool

@@ -91,11 +91,15 @@ def _performance(points: Sequence[Point]) -> Iterable[tuple[str, ...]]:
             f"{point.throughput / 1e6:.4g}",
             f"{point.single_flow / 1e6:.4g}",
             "–" if (share := next_firewall(point, points)) is None else f"{share:.0%}",
-            *(f"{1e3 * trip.median:.3g} ({1e3 * trip.p99:.3g})" for trip in (point.latency_idle, point.latency_loaded)),
-            f"{point.cpu_seconds_per_gigabyte:.3g}",
+            *(f"{_ms(trip.median)} ({_ms(trip.p99)})" for trip in (point.latency_idle, point.latency_loaded)),
+            "–" if point.cpu_seconds_per_gigabyte is None else f"{point.cpu_seconds_per_gigabyte:.3g}",
             f"{point.idle_share:.0%}",
             "machine" * point.machine_limited,
         )
+
+
+def _ms(seconds: float) -> str:
+    return f"{1e3 * seconds:.{2 if seconds < 0.01 else 0}f}"
 
 
 def next_firewall(point: Point, points: Sequence[Point]) -> float | None:
@@ -151,12 +155,13 @@ def measurements(points: Sequence[Point]) -> list[Measurement]:
             ("round trip under load", point.latency_loaded.median, "s"),
             ("round trip under load, 99th percentile", point.latency_loaded.p99, "s"),
             ("overhead of a packet", point.wire.overhead, "B"),
-            ("CPU per gigabyte", point.cpu_seconds_per_gigabyte, "s"),
             ("idle CPU", 100 * point.idle_share, "%"),
             ("busiest thread", 100 * point.thread_share, "%"),
             ("rules for one more application", point.application.rules, ""),
             ("listeners for one more application", point.application.listeners, ""),
         ]
+        if point.cpu_seconds_per_gigabyte is not None:
+            values.append(("CPU per gigabyte", point.cpu_seconds_per_gigabyte, "s"))
         if point.failure:
             values.append(("flows lost in a failure", point.failure.flows_lost, "flows"))
             if point.failure.seconds is not None:
@@ -187,7 +192,8 @@ def _row(point: Point, points: Sequence[Point]) -> Iterable[tuple[str, object]]:
         yield f"latency_{state}_p99_ms", f"{latency.p99 * 1e3:.3f}"
     yield from (("encapsulation", point.wire.encapsulation), ("overhead_bytes", point.wire.overhead))
     yield "encrypted", int(point.wire.encrypted)
-    yield "cpu_s_per_gb", f"{point.cpu_seconds_per_gigabyte:.3f}"
+    spent = point.cpu_seconds_per_gigabyte
+    yield "cpu_s_per_gb", "" if spent is None else f"{spent:.3f}"
     yield from (("idle_share", f"{point.idle_share:.3f}"), ("thread_share", f"{point.thread_share:.3f}"))
     yield "client", " ".join(dict.fromkeys(source.client for source in point.sources))
     yield "seen", " ".join(f"{source.via}={source.seen}".replace(" ", "-") for source in point.sources)

@@ -110,7 +110,9 @@ def measure(architecture: Architecture, firewalls: int, rate_scale: float, setti
     start = tools.clock()
     with architecture.build(firewalls, rate_scale) as cloud:
         sources, wire, application = tuple(cloud.sources()), cloud.wire(), cloud.application()
+        before = tools.meter()
         idle = Latency.of(cloud.latency(0, settings.seconds))
+        unloaded = Headroom.between(before, tools.meter())
         single = cloud.throughput(1, settings.seconds)
         before = tools.meter()
         throughput = cloud.throughput(settings.flows, settings.seconds)
@@ -130,7 +132,12 @@ def measure(architecture: Architecture, firewalls: int, rate_scale: float, setti
         sources=sources,
         application=application,
         failure=failure,
-        cpu_seconds_per_gigabyte=headroom.busy / (throughput * settings.seconds / 8e9),
+        # At scaled rates, what daemons and the rest of the machine do all the time would be most of it.
+        cpu_seconds_per_gigabyte=(
+            None
+            if unloaded.idle_share < settings.idle_share
+            else max(0.0, headroom.busy - unloaded.busy) / (throughput / 8e9)
+        ),
         idle_share=headroom.idle_share,
         thread_share=headroom.thread_share,
         machine_limited=headroom.idle_share < settings.idle_share or headroom.thread_share > settings.thread_share,

@@ -146,6 +146,13 @@ def architectures(clock: Clock) -> list[FakeArchitecture]:
     ]  # fmt: skip
 
 
+@pytest.fixture(autouse=True)
+def without_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave the figures out, which take a second; ``monkeypatch.undo()`` has them drawn."""
+    for name in ("throughput", "failures", "sources", "needed"):
+        monkeypatch.setattr(figures, name, lambda *_: "")
+
+
 @pytest.fixture
 def clock() -> Clock:
     return Clock()
@@ -300,11 +307,7 @@ class Dying:
 
 @pytest.mark.parametrize("after", range(11))
 @pytest.mark.parametrize("torn", [b"", b'{"architecture": "gw'])
-def test_an_interrupted_comparison_goes_on(
-    after: int, torn: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for name in ("throughput", "failures", "sources", "needed"):
-        monkeypatch.setattr(figures, name, lambda *_: "")  # they take a second
+def test_an_interrupted_comparison_goes_on(after: int, torn: bytes, tmp_path: Path) -> None:
     whole_clock = Clock()
     whole, claims = compared({each.name: each for each in architectures(whole_clock)}, whole_clock, tmp_path / "whole")
     clock = Clock()
@@ -401,8 +404,9 @@ def test_the_calibration_is_kept_with_the_points(
 
 
 def test_the_results_are_files_tables_and_figures(
-    fakes: dict[str, FakeArchitecture], clock: Clock, tmp_path: Path
+    fakes: dict[str, FakeArchitecture], clock: Clock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.undo()
     run, _ = compared(fakes, clock, tmp_path)
     assert {path.name for path in run.results.directory.iterdir()} == {
         "points.jsonl", "comparison.csv", "throughput-over-the-number-of-firewalls.svg", "a-firewall-dies.svg",
@@ -454,6 +458,15 @@ def test_wrong_settings_are_refused(fakes: dict[str, FakeArchitecture]) -> None:
             choose(list(fakes.values()), replace(SETTINGS, **wrong))
 
 
+def test_a_machine_that_is_busy_with_other_work_has_no_cpu_cost(
+    fakes: dict[str, FakeArchitecture], clock: Clock
+) -> None:
+    point = measured(fakes, clock)[0]
+    assert point.cpu_seconds_per_gigabyte == pytest.approx(1.2 / 0.006)  # 60 % of two CPUs for 48 Mbit/s
+    busy = replace(SETTINGS, idle_share=1.1)
+    assert measure(fakes[GWLB], 1, SCALE, busy, tools(clock)).cpu_seconds_per_gigabyte is None
+
+
 def test_a_point_that_carries_nothing_is_none(fakes: dict[str, FakeArchitecture], clock: Clock, tmp_path: Path) -> None:
     fakes[GWLB].per_firewall = 0.0
     with pytest.raises(RequestError, match="gwlb with 1 carried nothing"):
@@ -476,7 +489,7 @@ def test_a_busy_thread_is_the_machines_limit_although_cpus_are_idle() -> None:
     before = Sample(0.0, 100.0, 50.0, {(7, 1): 3.0, (8, 2): 1.0})
     after = Sample(10.0, 120.0, 60.0, {(7, 1): 12.9, (8, 3): 4.0})
     headroom = Headroom.between(before, after)
-    assert (headroom.busy, headroom.idle_share, round(headroom.thread_share, 6)) == (10.0, 0.5, 0.99)
+    assert (headroom.busy, headroom.idle_share, round(headroom.thread_share, 6)) == (1.0, 0.5, 0.99)
     with pytest.raises(ValueError, match="no time passed"):
         Headroom.between(before, before)
 
