@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from ipaddress import IPv4Address, IPv4Network
@@ -162,9 +163,87 @@ def net(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Net]:
 
 def test_tunnels_come_up_with_aws_proposals(net: Net) -> None:
     wait_for(lambda: all(end.ready() for end in net.ends.values()))
+    wait_for(lambda: all(speaker.ready() for speaker in net.speakers.values()))
     for end in net.ends.values():
         sa = end.sa()
         assert sa is not None
         assert sa.ike == "AES_GCM_16-128/PRF_HMAC_SHA2_256/ECP_256"
         assert sa.esp.startswith("AES_GCM_16-128")
         assert sa.encapsulated
+
+
+def test_bgp_gives_four_equal_next_hops(net: Net) -> None:
+    wait_for(lambda: net.next_hops() == ["vpn1-a", "vpn1-b", "vpn2-a", "vpn2-b"])
+    assert {route.path for route in net.speakers["tgw"].routes()} == {(65000,)}
+    assert [route.network for route in net.speakers["fw-vpn1"].routes()] == [IPv4Network("10.1.0.0/24")] * 2
+
+
+def test_inside_mtu_is_1446(net: Net) -> None:
+    assert "1 received" in net.run("tgw", "ping -c1 -W2 -M do -s 1418 169.254.11.2")
+    assert "0 received" in net.run("tgw", "ping -c1 -W1 -M do -s 1419 169.254.11.2", check=False)
+    assert "1 received" in net.run("host", f"ping -c1 -W2 -M do -s 1418 {SERVER}")
+
+
+def test_flows_spread_and_the_underlay_shows_no_plaintext(net: Net, tmp_path: Path) -> None:
+    capture = tmp_path / "underlay.pcap"
+    tcpdump = net.popen("internet", ["tcpdump", "-U", "-i", "br0", "-w", str(capture)], stderr=subprocess.DEVNULL)
+    wait_for(lambda: capture.exists() and capture.stat().st_size)
+    before = net.sent()
+    script = (
+        "import socket\nfor port in range(64):\n s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)\n"
+        f" s.bind(('', 20000 + port)); s.sendto(b'{MARKER}' * 60, ('{SERVER}', 9))"
+    )
+    net.run("host", [sys.executable, "-c", script])
+    sent = {name: count - before[name] for name, count in net.sent().items()}
+    assert all(count > 4 * 960 for count in sent.values()), sent  # 64 flows, 4 tunnels
+    wait_for(lambda: capture.stat().st_size > 64 * 960)
+    tcpdump.terminate()
+    tcpdump.wait()
+    assert MARKER.encode() not in capture.read_bytes()
+    others = "ip and not esp and not udp port 4500 and not udp port 500 and not igmp"
+    read = subprocess.run(["tcpdump", "-nr", str(capture), others], capture_output=True, text=True, check=True)
+    assert read.stdout == ""
+
+
+def test_one_flow_uses_one_tunnel_and_keeps_its_limit(net: Net) -> None:
+    before = net.sent()
+    rate = throughput(net, "-t2")
+    sent = {name: count - before[name] for name, count in net.sent().items()}
+    busy = [name for name, count in sent.items() if count > 1e6]
+    assert len(busy) == 1, sent
+    assert 0.6 * RATE < rate < RATE
+
+
+def test_mss_is_clamped(net: Net) -> None:
+    server = net.popen("server", f"iperf3 -s -1 -B {SERVER} -p 5202", stdout=subprocess.DEVNULL)
+    wait_for(lambda: ":5202" in net.run("server", "ss -ltn"))
+    report = json.loads(net.run("host", f"iperf3 -J -c {SERVER} -p 5202 -n 100K"))
+    server.wait(5)
+    assert report["start"]["tcp_mss_default"] <= 1406
+
+
+@pytest.mark.parametrize("victim", ["charon", "bird"])
+def test_a_dead_tunnel_leaves_the_set_and_comes_back(net: Net, victim: str) -> None:
+    wait_for(lambda: len(net.next_hops()) == 4)
+    part = net.ends["vpn2-b", Side.CUSTOMER] if victim == "charon" else net.speakers["fw-vpn2"]
+    left = ["vpn1-a", "vpn1-b", "vpn2-a"] if victim == "charon" else ["vpn1-a", "vpn1-b"]
+    part.kill()
+    started = time.monotonic()
+    wait_for(lambda: net.next_hops() == left)
+    gone = time.monotonic() - started
+    assert gone < 30 / TIME_SCALE + 2
+    assert part.problem() is not None
+    for _ in range(8):
+        assert "1 received" in net.run("host", f"ping -c1 -W2 {SERVER}")
+    part.start()
+    wait_for(lambda: len(net.next_hops()) == 4)
+    print(f"{victim}: gone {gone:.2f} s, back {time.monotonic() - started - gone:.2f} s")
+
+
+def throughput(net: Net, *options: str) -> float:
+    """Bit/s of iperf3 from the host to the server."""
+    server = net.popen("server", f"iperf3 -s -1 -B {SERVER}", stdout=subprocess.DEVNULL)
+    wait_for(lambda: ":5201" in net.run("server", "ss -ltn"))
+    report = json.loads(net.run("host", ["iperf3", "-J", "-c", SERVER, *options]))
+    server.wait(5)
+    return float(report["end"]["sum_received"]["bits_per_second"])
