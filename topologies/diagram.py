@@ -14,7 +14,7 @@ from xml.sax.saxutils import escape
 from topologies.defaults import scaling_group_name
 from topologies.endpoint_service import EndpointState, endpoint_state
 from topologies.model import GatewayLoadBalancer, LoadBalancer, Topology, Vpc, interface_name
-from topologies.routing import attachment_table, gateway_table
+from topologies.routing import attachment_table, gateway_table, vpn_table
 
 INSTANCE, NAT, ENDPOINT, NODE, FIREWALL, ATTACHMENT = "instance", "nat", "endpoint", "node", "firewall", "attachment"
 ELB = "balancer"
@@ -147,6 +147,9 @@ def mermaid_edges(topology: Topology, vpc: Vpc, resident: Resident, unique: str)
     for name, tgw in topology.transit_gateways.items():
         if resident.name in tgw.attachments:
             yield f"  {unique} <--> {key(name)}"
+        for vpn, attachment in tgw.vpn_attachments.items():
+            if resident.name == interface_name(attachment.firewall, "trust"):
+                yield f'  {unique} <-. "{vpn}: IPsec, BGP" .-> {key(name)}'
 
 
 def scaling(name: str, gwlb: GatewayLoadBalancer) -> str:
@@ -428,6 +431,7 @@ def draw_transit_gateways(topology: Topology, layout: Layout) -> Iterator[str]:
         for _, _, resident, place in layout.chips:
             if resident.kind == ATTACHMENT and resident.name in tgw.attachments:
                 yield path([(place.middle, place.bottom), (place.middle, box.y - 1)], "line")
+        yield from draw_tunnels(topology, layout, name, box)
         yield rectangle(box, "#1e293b", "#0f172a", 8)
         yield text(box.middle, box.y + 24, f"Transit Gateway {name}", "head white middle")
         for attachment_name, attachment in tgw.attachments.items():
@@ -436,6 +440,22 @@ def draw_transit_gateways(topology: Topology, layout: Layout) -> Iterator[str]:
                 " · appliance mode" if attachment.appliance_mode else ""
             )
             yield text(layout.vpcs[attachment.vpc].middle, box.y + 48, words, "white middle")
+        for vpc_name, vpc in topology.vpcs.items():
+            vpns = [vpn for vpn, attachment in tgw.vpn_attachments.items() if attachment.firewall in vpc.firewalls]
+            if vpns:
+                words = f"{' '.join(vpns)} · route table {vpn_table(tgw)} · ECMP"
+                yield text(layout.vpcs[vpc_name].middle, box.y + 48, words, "white middle")
+
+
+def draw_tunnels(topology: Topology, layout: Layout, tgw: str, box: Box) -> Iterator[str]:
+    """A VPN connection from its firewall to the Transit Gateway, beside the others."""
+    attachments = topology.transit_gateways[tgw].vpn_attachments.values()
+    ends = [interface_name(attachment.firewall, "trust") for attachment in attachments]
+    places = [layout.subnets[vpc, subnet] for vpc, subnet, resident, _ in layout.chips if resident.name in ends]
+    for number, place in enumerate(places, start=1):
+        x = place.x + place.width * number / (len(places) + 1)
+        yield path([(x, place.bottom + 1), (x, box.y - 1)], "link")
+        yield text(x + 5, box.y - 8, "IPsec", "small")
 
 
 def legend(layout: Layout) -> Iterator[str]:
