@@ -297,10 +297,22 @@ def test_the_sockets_wake_the_loop(nodes: list[Node]) -> None:
     assert poll.poll(1000)
 
 
+def test_between_looks_only_its_own_sockets_are_served(nodes: list[Node]) -> None:
+    poll = select.poll()
+    nodes[1].service.register(poll)
+    serve(nodes, 0.0)
+    nodes[0].service.suspend(0.01)
+    [(descriptor, _), *_] = poll.poll(1000)
+    nodes[1].service.serve((-1,), 0.02)
+    assert nodes[1].state is not HaState.ACTIVE
+    nodes[1].service.serve((descriptor,), 0.02)
+    assert nodes[1].state is HaState.ACTIVE
+
+
 def test_a_service_that_closes_hands_over(nodes: list[Node]) -> None:
     serve(nodes, 0.0, 0.1, 0.2)
     nodes[0].service.close(0.3)
-    nodes[1].service.serve((), 0.3)
+    nodes[1].service.serve((), 0.4)
     assert nodes[1].state is HaState.ACTIVE
     assert nodes[0].cloud.releases == 1
     nodes[0] = nodes[1]
