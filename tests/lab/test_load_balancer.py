@@ -12,6 +12,7 @@ to the other, so replies to preserved addresses come back through them.
 from __future__ import annotations
 
 import contextlib
+import http.client
 import os
 import shutil
 import socket
@@ -189,17 +190,21 @@ def sandwich(nodes: dict[str, Namespace], tmp_path: Path) -> Sandwich:
     return Sandwich(nodes, tmp_path)
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def apps(nodes: dict[str, Namespace]) -> Iterator[list[Any]]:
     with contextlib.ExitStack() as stack:
         yield [stack.enter_context(source_log.application(nodes[name], FIRST["server"])) for name in APPS]
+
+
+def logged_by(apps: list[Any], label: str) -> list[source_log.Seen]:
+    return [seen for app in apps for seen in source_log.parse(app.output) if seen.label == label]
 
 
 def test_behind_a_network_load_balancer_the_application_sees_the_firewalls(sandwich: Sandwich, apps: list[Any]) -> None:
     with sandwich.up():
         answers = sandwich.request(80, 32, label="nlb")
     assert answers.failed == ()
-    logged = [seen for app in apps for seen in source_log.parse(app.output)]
+    logged = logged_by(apps, "nlb")
     assert len(logged) == 32
     assert {seen.forwarded_for for seen in logged} == {()}
     sources = Counter(seen.peer for seen in logged)
@@ -214,7 +219,7 @@ def test_behind_an_application_load_balancer_the_client_is_in_the_header_only(
     with sandwich.up("application"):
         answers = sandwich.request(80, 8, label="alb")
     assert answers.failed == ()
-    logged = [seen for app in apps for seen in source_log.parse(app.output)]
+    logged = logged_by(apps, "alb")
     assert {(seen.peer in TRUST.values(), seen.forwarded_for) for seen in logged} == {(True, (CLIENT,))}
     assert Counter(seen.peer for seen in logged) == dict.fromkeys(TRUST.values(), 4)  # round robin
 
@@ -236,27 +241,31 @@ def test_without_preservation_the_application_sees_the_internal_load_balancer(
     assert len(answers.seen) == 4
 
 
-def test_a_dead_target_is_taken_out_in_time_and_comes_back(sandwich: Sandwich, apps: list[Any]) -> None:
-    with sandwich.up() as (_, inside):
-        apps[0].process.kill()
+def test_a_dead_target_is_taken_out_in_time_and_comes_back(sandwich: Sandwich) -> None:
+    def request(count: int) -> source_log.Answers:
+        return source_log.request(sandwich.nodes["fw1"], INTERNAL["fw1"], SECOND["internal"], count=count)
+
+    with contextlib.ExitStack() as stack:
+        app1, _ = (stack.enter_context(source_log.application(sandwich.nodes[name], SECOND["server"])) for name in APPS)
+        inside = stack.enter_context(sandwich.balancer("internal", internal_balancer([SECOND])))
+        wait_for(lambda: states(inside) == ["healthy", "healthy"])
+        app1.process.kill()
         group = inside.balancer.listeners[0].target_group
         took = wait_for(lambda: states(inside) == ["unhealthy", "healthy"])
         assert took < inside.balancer.takes_out_within(group, TIME_SCALE) + 1  # a busy machine's delay
         inside.reload(inside.balancer)
         assert states(inside)[0] == "unhealthy"  # what is known of targets outlives a configuration
-        answers = sandwich.request(80, 12)
+        answers = request(12)
         assert (answers.failed, {seen.server for seen in answers.seen}) == ((), {"app2"})
-        with source_log.application(sandwich.nodes["app1"], FIRST["server"]):
+        with source_log.application(sandwich.nodes["app1"], SECOND["server"]):
             wait_for(lambda: states(inside) == ["healthy", "healthy"])
-            assert {seen.server for seen in sandwich.request(80, 32).seen} == set(APPS)
+            assert {seen.server for seen in request(32).seen} == set(APPS)
 
 
-def test_a_dead_firewall_takes_its_flows_with_it_and_no_others(sandwich: Sandwich) -> None:
+def test_a_dead_firewall_takes_its_flows_with_it_and_no_others(sandwich: Sandwich, apps: list[Any]) -> None:
     """It is dead to traffic: nothing is answered. The load balancer ends its flows when the checks have failed."""
     nodes = sandwich.nodes
     with contextlib.ExitStack() as stack:
-        for name in APPS:
-            stack.enter_context(source_log.application(nodes[name], FIRST["server"], "tcp"))
         outside, _ = stack.enter_context(sandwich.up())
         connect = partial(socket.create_connection, (str(PUBLIC), 80), 10)
         held = [stack.enter_context(in_namespace(nodes["client"].pid, connect)) for _ in range(16)]
@@ -269,18 +278,19 @@ def test_a_dead_firewall_takes_its_flows_with_it_and_no_others(sandwich: Sandwic
         assert [ask(connection) for connection in held] == [
             None if source == TRUST["fw1"] else source for source in through
         ]
-        answers = sandwich.request(80, 8, protocol="tcp")
+        answers = sandwich.request(80, 8)
         assert (answers.failed, {seen.peer for seen in answers.seen}) == ((), {TRUST["fw2"]})
 
 
 def ask(connection: socket.socket) -> IPv4Address | None:
     """Return whom the application sees at the other end; None when the connection has been ended."""
+    held = http.client.HTTPConnection("held")
+    held.sock = connection
     try:
-        connection.sendall(b"held\n")
-        answer = connection.recv(1000)
+        held.request("GET", "/held")
+        return source_log.parse(held.getresponse().read().decode())[0].peer
     except (BrokenPipeError, ConnectionResetError):
         return None
-    return source_log.parse(answer.decode())[0].peer if answer else None
 
 
 def test_a_second_application_needs_a_port_a_listener_and_rules(sandwich: Sandwich, apps: list[Any]) -> None:
@@ -305,17 +315,17 @@ def test_a_second_application_needs_a_port_a_listener_and_rules(sandwich: Sandwi
         assert sandwich.request(FIRST["public"]).failed == ()
 
 
-def test_a_reload_under_traffic_loses_nothing(sandwich: Sandwich) -> None:
+def test_a_reload_under_traffic_loses_nothing(sandwich: Sandwich, apps: list[Any]) -> None:
     """Flows of the old worker go on, new connections are the new worker's, and no attempt fails between them."""
     nodes = sandwich.nodes
     # The probe's server starts with the traffic, and would fail a check before.
-    other = replace(DEFAULT_CHECK["network"], port=SECOND["server"])
-    group = TargetGroup("app", (Target("app1", APP1, flows.PORT),), other)
-    balancer = LoadBalancer("internal", "network", (Listener(flows.PORT, group),))
+    port, other = 8090, replace(DEFAULT_CHECK["network"], port=FIRST["server"])
+    group = TargetGroup("app", (Target("app1", APP1, port),), other)
+    balancer = LoadBalancer("internal", "network", (Listener(port, group),))
     settings = flows.Settings(tcp=8, udp=0, connect_every=0.01)
     client, server = nodes["fw1"], nodes["app1"]
-    with source_log.application(server, SECOND["server"]), sandwich.balancer("internal", balancer) as inside:
-        with flows.keep(client, server, INTERNAL["fw1"], settings=settings) as traffic:
+    with sandwich.balancer("internal", balancer) as inside:
+        with flows.keep(client, server, INTERNAL["fw1"], settings=settings, port=port) as traffic:
             traffic.wait_established()
             for number in range(3):
                 more = Listener(9100 + number, replace(group, name=f"more-{number}"))
