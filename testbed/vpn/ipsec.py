@@ -15,6 +15,8 @@ import os
 import re
 import shutil
 import subprocess
+import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -270,6 +272,11 @@ class TunnelEnd(Part):
                 command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
             )
 
+    def wait(self) -> None:
+        """Wait until charon has ended, but not for long: 5.9 may spin at its end, then it is killed."""
+        super().wait()
+        self.kill()
+
     def ready(self) -> bool:
         """Whether the tunnel is up: IKE SA established, child SA installed."""
         sa = self.sa()
@@ -296,3 +303,24 @@ class TunnelEnd(Part):
         """Return a line when charon is gone, with the last line of its log."""
         code = self.process.poll()
         return None if code is None else f"charon of tunnel {self.name} ended with {code}: {last_line(self.log)}"
+
+
+def wait_ready(ends: Iterable[TunnelEnd], timeout: float = 60.0, patience: float = 10.0) -> None:
+    """Wait until all tunnels are up. Raises VpnError when a charon ends, or a tunnel is not up in *timeout* seconds.
+
+    With ``kernel-libipsec`` a charon sometimes hangs while it sets up its first SA: the ends that are not up after *patience*
+    seconds, counted anew each time, are started again.
+    """
+    waiting = list(ends)
+    deadline, again = time.monotonic() + timeout, time.monotonic() + patience
+    while waiting := [end for end in waiting if not end.ready()]:
+        if problem := next(filter(None, (end.problem() for end in waiting)), None):
+            raise VpnError(problem)
+        if time.monotonic() > deadline:
+            raise VpnError(f"tunnel {waiting[0].name} is not up after {timeout:g} s: {last_line(waiting[0].log)}")
+        if time.monotonic() > again:
+            for end in waiting:
+                end.kill()
+                end.start()
+            again = time.monotonic() + patience
+        time.sleep(0.05)

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from testbed.vpn.bgp import BgpSpeaker, bird_conf
-from testbed.vpn.ipsec import TunnelEnd
+from testbed.vpn.ipsec import TunnelEnd, wait_ready
 from testbed.vpn.tunnel import Connection, Side, Tunnel, end_commands, joining, router_commands
 
 pytestmark = pytest.mark.lab
@@ -162,7 +162,7 @@ def net(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Net]:
 
 
 def test_tunnels_come_up_with_aws_proposals(net: Net) -> None:
-    wait_for(lambda: all(end.ready() for end in net.ends.values()))
+    wait_ready(net.ends.values(), timeout=25, patience=5)
     wait_for(lambda: all(speaker.ready() for speaker in net.speakers.values()))
     for end in net.ends.values():
         sa = end.sa()
