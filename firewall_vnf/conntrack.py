@@ -9,6 +9,7 @@ Linux counts per connection where ``net.netfilter.nf_conntrack_acct`` is 1, for 
 
 from __future__ import annotations
 
+import errno
 import itertools
 import socket
 import struct
@@ -16,12 +17,12 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from firewall_vnf.packet import UDP
+from firewall_vnf.packet import TCP, UDP, reverse_key
 
 # asm-generic/socket.h, linux/netlink.h, linux/netfilter/nfnetlink.h: constants that Python's socket module lacks.
 SO_RCVBUFFORCE = 33
 NETLINK_NETFILTER, SOL_NETLINK, NETLINK_ADD_MEMBERSHIP = 12, 270, 1
-NLM_F_REQUEST, NLM_F_DUMP = 1, 0x300
+NLM_F_REQUEST, NLM_F_ACK, NLM_F_DUMP = 1, 4, 0x300
 NLMSG_ERROR, NLMSG_DONE = 2, 3
 NFNL_SUBSYS_CTNETLINK, NFNLGRP_CONNTRACK_DESTROY = 1, 3
 CT_NEW, CT_GET, CT_DELETE = 0, 1, 2
@@ -37,6 +38,8 @@ BATCH = 32768
 
 _HEADER = struct.Struct("=IHHII")
 _ATTRIBUTE = struct.Struct("=HH")
+#: A tuple with ports, its nested attributes in the order in which Linux has always written them.
+_TUPLE = struct.Struct("8x4s4x4s8xB7x2s6x2s2x")
 
 
 class Connection(NamedTuple):
@@ -70,15 +73,17 @@ class Conntrack:
 
     def marked(self) -> Iterator[Connection]:
         """Yield the connections that have the mark."""
-        return self._dump(_attribute(CTA_MARK, self._mark) + _attribute(CTA_MARK_MASK, self._mark))
+        return self._ask(NLM_F_DUMP, _attribute(CTA_MARK, self._mark) + _attribute(CTA_MARK_MASK, self._mark))
 
     def find(self, key: bytes) -> Connection | None:
-        """Return the TCP connection of a session, marked or not."""
-        ports = _attribute(1, b"\6") + _attribute(2, key[8:10])
-        source = _attribute(1 | NESTED, _attribute(1, key[:4])) + _attribute(2 | NESTED, ports)
+        """Return the TCP connection of a session, marked or not. Only where both ends are translated it takes long."""
+        for known in (key, reverse_key(key)):
+            for connection in self._ask(0, _tuple(known[:4], known[4:8], known[8:10], known[10:12])):
+                if connection.key == key:
+                    return connection
         limits = _attribute(CTA_FILTER_ORIG_FLAGS, struct.pack("=I", SOURCE)) + _attribute(2, bytes(4))
-        request = _attribute(CTA_TUPLE_ORIG | NESTED, source) + _attribute(CTA_FILTER | NESTED, limits)
-        found = [connection for connection in self._dump(request) if connection.key == key]
+        request = _tuple(key[:4], b"", key[8:10], b"") + _attribute(CTA_FILTER | NESTED, limits)
+        found = [connection for connection in self._ask(NLM_F_DUMP, request) if connection.key == key]
         return found[0] if found else None
 
     def unmark(self, connections: Iterable[Connection]) -> None:
@@ -105,9 +110,9 @@ class Conntrack:
         self._socket.close()
         self._events.close()
 
-    def _dump(self, attributes: bytes) -> Iterator[Connection]:
+    def _ask(self, flags: int, attributes: bytes) -> Iterator[Connection]:
         sequence = next(self._sequence)
-        self._socket.send(_message(CT_GET, NLM_F_REQUEST | NLM_F_DUMP, sequence, attributes))
+        self._socket.send(_message(CT_GET, NLM_F_REQUEST | NLM_F_ACK | flags, sequence, attributes))
         while True:
             for kind, number, body in _messages(self._socket.recv(262144)):
                 if number != sequence:  # an error about an earlier change: the connection had ended
@@ -115,7 +120,10 @@ class Conntrack:
                 if kind == NLMSG_DONE:
                     return
                 if kind == NLMSG_ERROR:
-                    raise OSError(-struct.unpack_from("=i", body)[0], "asking for the kernel's connections failed")
+                    failure = -int(struct.unpack_from("=i", body)[0])
+                    if failure in (0, errno.ENOENT):
+                        return
+                    raise OSError(failure, "asking for the kernel's connections failed")
                 connection = _connection(body)
                 if connection:
                     yield connection
@@ -140,6 +148,14 @@ def _open() -> socket.socket:
 
 def _attribute(kind: int, value: bytes) -> bytes:
     return _ATTRIBUTE.pack(4 + len(value), kind) + value + bytes(-len(value) % 4)
+
+
+def _tuple(source: bytes, destination: bytes, source_port: bytes, destination_port: bytes) -> bytes:
+    """Return the attribute of a TCP connection's original tuple, without the parts that are empty."""
+    addresses = b"".join(_attribute(kind, value) for kind, value in enumerate((source, destination), 1) if value)
+    numbers = enumerate((bytes([TCP]), source_port, destination_port), 1)
+    ports = b"".join(_attribute(kind, value) for kind, value in numbers if value)
+    return _attribute(CTA_TUPLE_ORIG | NESTED, _attribute(1 | NESTED, addresses) + _attribute(2 | NESTED, ports))
 
 
 def _message(kind: int, flags: int, sequence: int, attributes: bytes) -> bytes:
@@ -170,28 +186,21 @@ def _connection(body: bytes) -> Connection | None:
     if body[0] != socket.AF_INET:
         return None
     attributes = _attributes(body, 4)
-    original, protocol = _tuple(attributes[CTA_TUPLE_ORIG])
-    reply, _ = _tuple(attributes[CTA_TUPLE_REPLY])
-    if len(original) != 12:
+    name = attributes[CTA_TUPLE_ORIG]
+    if len(name) != _TUPLE.size:
         return None
-    key = original[0:4] + reply[0:4] + original[8:10] + reply[8:10] + (b"\x11" if protocol == UDP else b"")
+    client, destination, protocol, client_port, destination_port = _TUPLE.unpack(name)
+    server, answered, _, server_port, answered_port = _TUPLE.unpack(attributes[CTA_TUPLE_REPLY])
     return Connection(
-        key,
-        original,
-        reply,
-        _attribute(CTA_TUPLE_ORIG | NESTED, attributes[CTA_TUPLE_ORIG]),
+        client + server + client_port + server_port + (b"\x11" if protocol == UDP else b""),
+        client + destination + client_port + destination_port,
+        server + answered + server_port + answered_port,
+        _attribute(CTA_TUPLE_ORIG | NESTED, name),
         attributes[CTA_ID],
         int.from_bytes(attributes.get(CTA_MARK, b""), "big"),
         *_counters(attributes.get(CTA_COUNTERS_ORIG)),
         *_counters(attributes.get(CTA_COUNTERS_REPLY)),
     )
-
-
-def _tuple(data: bytes) -> tuple[bytes, int]:
-    """Return addresses and ports, and the protocol."""
-    parts = _attributes(data)
-    addresses, ports = _attributes(parts[1]), _attributes(parts[2])
-    return addresses[1] + addresses[2] + ports.get(2, b"") + ports.get(3, b""), ports[1][0]
 
 
 def _counters(data: bytes | None) -> tuple[int, int]:

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from firewall_vnf import conntrack
+from firewall_vnf.adapter import AdapterError
 from firewall_vnf.benchmark import ipv4, tcp
 from firewall_vnf.config import EngineConfig
 from firewall_vnf.conntrack import Connection
@@ -341,3 +342,9 @@ def test_the_kernels_message() -> None:
     assert connection.name == conntrack._attribute(0x8001, original)
     assert connection[4:] == (b"\1\2\3\4", 0x10001, 7, 700, 5, 500)
     assert conntrack._connection(b"\x0a" + body[1:]) is None
+
+
+def test_an_interface_that_is_not_there() -> None:
+    nfqueue = pytest.importorskip("firewall_vnf.nfqueue", exc_type=ImportError)
+    with pytest.raises(AdapterError, match="interface nosuch0: no such interface; name some of .*lo"):
+        nfqueue.QueueInterface(0, {"nosuch0": "trust"}, False)
