@@ -1,7 +1,8 @@
 """BGP over the tunnels: BIRD's configuration, its state, and its process in a router's network namespace.
 
-Timers are those of AWS's sample configurations: keepalive 10 s, hold 30 s. Sessions are multihop sessions for BIRD, as the
-tunnel's ends take from the TTL. Equal routes become one route of the kernel with many next hops (ECMP, ``merge paths``).
+Timers are those of AWS's sample configurations: keepalive 10 s, hold 30 s. Sessions are multihop sessions for BIRD,
+as the tunnel's ends take from the TTL. Equal routes become one route of the kernel with many next hops (ECMP, ``merge
+paths``).
 """
 
 from __future__ import annotations
@@ -27,9 +28,10 @@ ANSWER = 5.0
 def bird_conf(
     connections: Iterable[Connection], side: Side, announced: Sequence[IPv4Network], time_scale: float = 1
 ) -> str:
-    """Return ``bird.conf`` of a side's router: a session for each tunnel; it announces *announced*, and takes all routes.
+    """Return ``bird.conf`` of a side's router: a session a tunnel, which announces *announced*.
 
-    Intervals are divided by *time_scale*. Raises RequestError where the hold time would be below 3 s, or without a tunnel.
+    Intervals are divided by *time_scale*. Raises RequestError where the hold time would be below 3 s, or without a
+    tunnel.
     """
     connections = list(connections)
     hold = HOLD / time_scale
@@ -128,7 +130,7 @@ def parse_protocols(text: str) -> list[Session]:
 
 
 def parse_routes(text: str) -> list[Route]:
-    """Return the routes of BGP in the output of ``birdc show route``; of a network's second way it leaves out the network."""
+    """Return BGP's routes in the output of ``birdc show route``, which names a network at its first way only."""
     routes, network = [], ""
     for line in text.splitlines():
         found = re.match(r"(\S*)\s+unicast \[(\S+) [^]]*\] (\* )?.*\[([^]]*)[ie?]\]", line)
@@ -141,7 +143,7 @@ def parse_routes(text: str) -> list[Route]:
 
 
 class BgpSpeaker(Part):
-    """BIRD with *configuration* in the network namespace of process *pid*; its files are ``NAME.bird.*`` in *directory*."""
+    """BIRD with *configuration* in the network namespace of process *pid*; files: *directory*/NAME.bird.*"""
 
     def __init__(self, name: str, pid: int, configuration: str, directory: Path) -> None:
         self.name = name

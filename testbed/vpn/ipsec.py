@@ -1,12 +1,13 @@
 """IPsec of a tunnel's end: strongSwan's configuration, its state, and its charon in a network namespace.
 
 Settings of AWS (Site-to-Site VPN user guide, "Tunnel options"): IKEv2 with a pre-shared key, phase 1 for 28,800 s and
-phase 2 for 3,600 s, rekeyed 270 to 540 s before, a replay window of 1,024, dead peers given up after 30 s. AWS waits for
-the customer gateway to begin (startup action ``add``) and clears a dead tunnel; the customer gateway starts it again.
+phase 2 for 3,600 s, rekeyed 270 to 540 s before, a replay window of 1,024, dead peers given up after 30 s. AWS waits
+for the customer gateway to begin (startup action ``add``) and clears a dead tunnel; the customer gateway starts it
+again.
 
 With the kernel's ESP the tunnel is an XFRM interface; without, a TUN device of strongSwan's ``kernel-libipsec``, which
-always encapsulates in UDP (NAT-T). Either is named ``ipsec0``, so that all else is the same. ``kernel-libipsec`` reads at
-most 1,400 bytes a packet, whatever the device's MTU; ``tun_mtu.c`` tells it AWS's.
+always encapsulates in UDP (NAT-T). Either is named ``ipsec0``, so that all else is the same. ``kernel-libipsec``
+reads at most 1,400 bytes a packet, whatever the device's MTU; ``tun_mtu.c`` tells it AWS's.
 """
 
 from __future__ import annotations
@@ -44,8 +45,8 @@ class VpnError(Error):
 def strongswan_conf(kernel_esp: bool, rate: float | None, time_scale: float = 1) -> str:
     """Return ``strongswan.conf`` of an end, with paths as charon sees them: its directory is its ``/run``.
 
-    *rate* is the tunnel's limit in bit/s, or None. A dead peer is noticed in 30 s: asked after 10 s of silence, and asked
-    three times more in the 20 s after that; all divided by *time_scale*.
+    *rate* is the tunnel's limit in bit/s, or None. A dead peer is noticed in 30 s: asked after 10 s of silence, and
+    asked three times more in the 20 s after that; all divided by *time_scale*.
     """
     kernel = "kernel-netlink" if kernel_esp else "kernel-libipsec kernel-netlink"
     device = [] if not kernel_esp else ["ip link add ipsec0 type xfrm dev outside if_id 1"]
@@ -147,7 +148,7 @@ secrets {{
 
 @dataclass(frozen=True)
 class Sa:
-    """An IKE SA and its newest installed child, as ``swanctl --list-sas`` has them; ``esp`` is empty without a child."""
+    """An IKE SA and its newest installed child, of ``swanctl --list-sas``; ``esp`` is empty without a child."""
 
     name: str
     state: str
@@ -230,8 +231,8 @@ def build_shim(directory: Path) -> Path:
 class TunnelEnd(Part):
     """The charon of a side's end of *tunnel*, in the network namespace of process *pid*.
 
-    What it needs and says is in *directory*/NAME-SIDE, which it has as its ``/run``: ``charon.log``, the socket ``vici``.
-    *rate* is the tunnel's limit in bit/s. Raises MachineError where strongSwan is missing.
+    What it needs and says is in *directory*/NAME-SIDE, which it has as its ``/run``: ``charon.log``, the socket
+    ``vici``. *rate* is the tunnel's limit in bit/s. Raises MachineError where strongSwan is missing.
     """
 
     def __init__(
@@ -308,8 +309,8 @@ class TunnelEnd(Part):
 def wait_ready(ends: Iterable[TunnelEnd], timeout: float = 60.0, patience: float = 10.0) -> None:
     """Wait until all tunnels are up. Raises VpnError when a charon ends, or a tunnel is not up in *timeout* seconds.
 
-    With ``kernel-libipsec`` a charon sometimes hangs while it sets up its first SA: the ends that are not up after *patience*
-    seconds, counted anew each time, are started again.
+    With ``kernel-libipsec`` a charon sometimes hangs while it sets up its first SA: the ends that are not up after
+    *patience* seconds, counted anew each time, are started again.
     """
     waiting = list(ends)
     deadline, again = time.monotonic() + timeout, time.monotonic() + patience

@@ -1,15 +1,17 @@
 """Site-to-Site VPN: connections of two tunnels each, and the commands that lay their links.
 
-Each tunnel has two ends. An end is a network namespace of its own, with a charon in it, between its router and the internet::
+Each tunnel has two ends. An end is a network namespace of its own, with a charon in it, between its router and the
+internet::
 
     hosts -- Transit Gateway's router ==inside== end ~~outside~~ internet ~~outside~~ end ==inside== firewall -- hosts
              169.254.10.1/30                      ESP over UDP port 4500                          169.254.10.2/30
 
-The routers own the inside addresses and speak BGP. An end is a wire for them: it hands what comes in by ``inside`` to the
-tunnel, and what comes out of the tunnel to its router. It sends nothing around the tunnel.
+The routers own the inside addresses and speak BGP. An end is a wire for them: it hands what comes in by ``inside`` to
+the tunnel, and what comes out of the tunnel to its router. It sends nothing around the tunnel.
 
-What is simplified: a customer gateway of AWS has one public address for both tunnels, here each of its ends has its own.
-An end takes one off the TTL. The userspace ESP encapsulates in UDP, so the underlay needs an MTU of 1,508 bytes or more.
+What is simplified: a customer gateway of AWS has one public address for both tunnels, here each of its ends has its
+own. An end takes one off the TTL. The userspace ESP encapsulates in UDP, so the underlay needs an MTU of 1,508 bytes
+or more.
 """
 
 from __future__ import annotations
@@ -97,7 +99,7 @@ def other(side: Side) -> Side:
 
 
 def joining(tunnel: Tunnel, router: int, end: int) -> Commands:
-    """Return the command that joins a router and an end, by their process ids: interface NAME there, ``inside`` here."""
+    """Return the command that joins a router and an end, by process ids: NAME there, ``inside`` here."""
     return [
         f"ip link add {tunnel.name} mtu {MTU} netns {router} type veth peer name inside mtu {MTU} netns {end}".split()
     ]
@@ -127,16 +129,16 @@ def end_commands(tunnel: Tunnel, side: Side, gateway: IPv4Address) -> Commands:
     proxy = ("conf.inside.proxy_arp=1", "neigh.inside.proxy_delay=0", "conf.all.send_redirects=0")
     return [
         ["sysctl", "-qw", *(f"net.ipv4.{setting}" for setting in settings + proxy)],
-        "ip link set lo up".split(),
+        ["ip", "link", "set", "lo", "up"],
         f"ip address replace {tunnel.outside(side)}/24 dev outside".split(),
-        "ip link set outside up".split(),
-        "ip link set inside up".split(),
+        ["ip", "link", "set", "outside", "up"],
+        ["ip", "link", "set", "inside", "up"],
         f"ip route replace default via {gateway}".split(),
         f"ip route replace default via {tunnel.address(side).ip} dev inside onlink table {OUT_OF}".split(),
         f"ip rule add pref 100 iif inside lookup {INTO}".split(),
-        "ip rule add pref 101 iif inside unreachable".split(),
+        ["ip", "rule", "add", "pref", "101", "iif", "inside", "unreachable"],
         f"ip rule add pref 102 iif ipsec0 lookup {OUT_OF}".split(),
-        "ip rule add pref 103 lookup main".split(),
+        ["ip", "rule", "add", "pref", "103", "lookup", "main"],
         ["iptables", "-w", "-t", "mangle", "-A", "FORWARD", *clamp],
     ]
 

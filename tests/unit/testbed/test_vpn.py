@@ -72,14 +72,46 @@ def test_the_routers_share_the_inside_cidr() -> None:
 
 def test_commands() -> None:
     assert joining(tunnel(), 7, 8) == [
-        "ip link add vpn1-a mtu 1446 netns 7 type veth peer name inside mtu 1446 netns 8".split()
+        [
+            "ip",
+            "link",
+            "add",
+            "vpn1-a",
+            "mtu",
+            "1446",
+            "netns",
+            "7",
+            "type",
+            "veth",
+            "peer",
+            "name",
+            "inside",
+            "mtu",
+            "1446",
+            "netns",
+            "8",
+        ]
     ]
     assert "net.ipv4.fib_multipath_hash_policy=1" in router_commands([tunnel()], Side.AMAZON)[0]
     end = [" ".join(command) for command in end_commands(tunnel(), Side.CUSTOMER, IPv4Address("100.64.1.254"))]
     assert "ip rule add pref 101 iif inside unreachable" in end
     assert end[-1].endswith("--set-mss 1406")
     assert shaping(125e6) == [
-        "tc qdisc replace dev ipsec0 root tbf rate 125000000bit burst 156250 latency 50ms".split()
+        [
+            "tc",
+            "qdisc",
+            "replace",
+            "dev",
+            "ipsec0",
+            "root",
+            "tbf",
+            "rate",
+            "125000000bit",
+            "burst",
+            "156250",
+            "latency",
+            "50ms",
+        ]
     ]
 
 
@@ -91,18 +123,23 @@ def test_dead_peers_are_given_up_after_30_seconds() -> None:
 
 def test_the_customer_begins_and_amazon_waits() -> None:
     amazon, customer = (swanctl_conf(tunnel(), side, True) for side in Side)
-    assert "start_action = none" in amazon and "dpd_action = clear" in amazon
-    assert "start_action = start" in customer and "dpd_action = restart" in customer
+    assert "start_action = none" in amazon
+    assert "dpd_action = clear" in amazon
+    assert "start_action = start" in customer
+    assert "dpd_action = restart" in customer
     assert "local_addrs = 100.64.1.11" in customer
-    assert "rekey_time = 28530s" in customer and "life_time = 3600s" in customer
-    assert "if_id_in = 1" in customer and "if_id_in" not in swanctl_conf(tunnel(), Side.AMAZON, False)
+    assert "rekey_time = 28530s" in customer
+    assert "life_time = 3600s" in customer
+    assert "if_id_in = 1" in customer
+    assert "if_id_in" not in swanctl_conf(tunnel(), Side.AMAZON, False)
 
 
 def test_kernel_esp_differs_in_plugin_and_interface_only() -> None:
     assert "kernel-libipsec" in strongswan_conf(False, None)
     kernel = strongswan_conf(True, 125e6)
     assert "kernel-libipsec" not in kernel
-    assert "type xfrm dev outside if_id 1" in kernel and "tbf rate 125000000bit" in kernel
+    assert "type xfrm dev outside if_id 1" in kernel
+    assert "tbf rate 125000000bit" in kernel
 
 
 def test_sas() -> None:
