@@ -346,5 +346,5 @@ def test_the_kernels_message() -> None:
 
 def test_an_interface_that_is_not_there() -> None:
     nfqueue = pytest.importorskip("firewall_vnf.nfqueue", exc_type=ImportError)
-    with pytest.raises(AdapterError, match="interface nosuch0: no such interface; name some of .*lo"):
+    with pytest.raises(AdapterError, match=r"interface nosuch0: no such interface; name some of .*lo"):
         nfqueue.QueueInterface(0, {"nosuch0": "trust"}, False)
