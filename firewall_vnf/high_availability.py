@@ -222,12 +222,13 @@ class HighAvailability:
         for link, heard in self._heard.items():
             if link not in self._down and now - heard >= LOST * self._heartbeat:
                 self._down.add(link)
-                self._latest[link] = (0, 0)
                 text = f"{link.name}: {LOST} heartbeats of the peer are missing"
                 actions.append(Note(f"{link.value}-link-down", "high", text))
         if len(self._down) == len(HaLink) and self._gone_at is None:
             self._gone_at = now
             self.peer = None
+            # Its clock may have gone back when it comes again.
+            self._latest = dict.fromkeys(HaLink, (0, 0))
             actions.append(Note("ha-peer-gone", "critical", "the peer is heard on no link"))
         actions += self._decide(now)
         if now >= self._hello_due:

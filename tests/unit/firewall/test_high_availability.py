@@ -229,9 +229,11 @@ def test_a_stopped_firewall_that_goes_on_yields_nothing_and_takes_nothing() -> N
     pair = settled()
     pair.stopped = {1}
     pair.run(30)
+    pair.events.clear()
     pair.stopped = set()
     pair.run(30)
     assert (pair.states, pair.owner) == ([ACTIVE, PASSIVE], 0)
+    assert [event for index, event in pair.events if index == 1] == []
 
 
 def test_a_stopped_active_takes_the_addresses_back() -> None:
@@ -386,6 +388,35 @@ def test_what_is_not_the_peers_is_ignored() -> None:
     firewall.receive(HA1, alive, pair.now)
     assert firewall.state is ACTIVE
     assert firewall.receive(HA1, alive, pair.now) == []  # the same once more
+
+
+def test_repeated_messages_of_a_dead_peer_do_not_keep_it_alive() -> None:
+    pair = settled()
+    pair.stopped = {0}
+    pair.run(1)
+    firewall = pair.firewalls[1]
+    assert firewall.peer is not None
+    recorded, start = firewall.peer, pair.now
+    while pair.now < start + TAKEOVER + 1:
+        pair.step()
+        if firewall.peer:
+            for link in HaLink:
+                pair.act(1, firewall.receive(link, recorded, pair.now))
+    assert firewall.state is ACTIVE
+
+
+def test_a_peer_whose_clock_went_back_is_heard_after_it_was_gone_and_answered_at_once() -> None:
+    pair = settled()
+    firewall = pair.firewalls[1]
+    assert firewall.peer is not None
+    returned = firewall.peer.model_copy(update={"boot": 0, "number": 1, "state": HaState.INITIAL})
+    pair.stopped = {0}
+    pair.until(ACTIVE, ACTIVE)
+    answers = [action for action in firewall.receive(HA1, returned, pair.now) if isinstance(action, Send)]
+    assert [(answer.link, answer.message.kind, answer.message.state) for answer in answers] == [
+        (HA1, "hello", ACTIVE),
+        (HA2, "hello", ACTIVE),
+    ]
 
 
 def test_an_overtaken_message_of_the_other_link_counts_only_as_heard() -> None:
