@@ -228,7 +228,7 @@ def test_a_stopped_firewall_that_goes_on_yields_nothing_and_takes_nothing() -> N
     """A passive one that was stopped has not heard its peer, and does not take that for the peer's death."""
     pair = settled()
     pair.stopped = {1}
-    pair.run(30)
+    pair.run(31)
     pair.events.clear()
     pair.stopped = set()
     pair.run(30)
