@@ -299,6 +299,11 @@ def check_controller(machine: Machine) -> Capability:
     )
 
 
+def kernel_esp() -> bool:
+    """Whether the kernel has IPsec's ESP; where not, strongSwan's userspace ESP serves."""
+    return bool(Machine().succeeds(*in_namespace(ESP_STATE)))
+
+
 def check_esp(machine: Machine) -> Capability:
     if not machine.root():
         return Capability("IPsec", State.UNKNOWN, "unknown without root", "IPsec tunnels", USE_SUDO)

@@ -42,10 +42,22 @@ from testbed.load_balancer import Listener, LoadBalancer, Target, TargetGroup
 from testbed.management import ManagementProcess, management_addresses
 from testbed.nodes import Host, no_offload
 from testbed.running import refusals
-from testbed.service import STATE, TOPOLOGY, Service
+from testbed.service import STATE, TOPOLOGY, Part
 from testbed.teardown import take_down
+from testbed.vpn import site
+from testbed.vpn.bgp import BgpSpeaker
+from testbed.vpn.ipsec import TunnelEnd
 from topologies.defaults import scaling_instances
-from topologies.fabric import Fabric, balancer_of, build_fabric, mac_address, node_addresses, zone_of
+from topologies.fabric import (
+    Fabric,
+    balancer_of,
+    build_fabric,
+    internet_addresses,
+    mac_address,
+    node_addresses,
+    vpn_router,
+    zone_of,
+)
 from topologies.model import Topology, Vpc
 
 #: Seconds that the parts of a lab are given to come up before the lab gives up; emulated machines are slow.
@@ -70,12 +82,14 @@ class Lab:
         datapath: str | None = None,
         appliance: Callable[[Lab, str], list[str]] | None = None,
         time_scale: float = 1.0,
+        rate_scale: float = 0.1,
     ) -> None:
         self._topology = topology
         self.fabric: Fabric = build_fabric(topology)
         self.datapath = datapath
         self.appliance = appliance
         self.time_scale = time_scale
+        self.rate_scale = rate_scale
         self.management_addresses = management_addresses(self.fabric.managed)
         self._programs: dict[str, Program] = {}
         self._known: list[bytes] | None = None
@@ -84,6 +98,7 @@ class Lab:
         self.firewalls: dict[str, Firewall] = {}
         self.appliances: dict[str, Appliance] = {}
         self.balancers: dict[str, HaproxyProcess] = {}
+        self.tunnels: dict[str, TunnelEnd | BgpSpeaker] = {}
         self._lock: IO[str] | None = None
         self.journal: Journal
         self.controller: ControllerProcess
@@ -114,7 +129,8 @@ class Lab:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         with uninterrupted():
-            parts = [part for part in (self.management, *self.appliances.values(), *self.balancers.values()) if part]
+            parts: list[Part] = [self.management] if self.management else []
+            parts += [*self.appliances.values(), *self.balancers.values(), *self.tunnels.values()]
             for part in parts:
                 part.end()
             for part in parts:
@@ -135,6 +151,14 @@ class Lab:
         nodes.configure(list(self._commands()))
         if self._topology.firewalls and self._topology.firewalls.session_sharing:
             self._start_store()
+        self.tunnels = site.start(
+            self.topology,
+            self.hosts,
+            self.directory,
+            kernel_esp=doctor.kernel_esp,
+            rate_scale=self.rate_scale,
+            time_scale=self.time_scale,
+        )
         self._start_routed_firewalls()
         self._start_appliances()
         self.endpoints = {name: self._build_endpoint(name) for name in self.topology.gateway_load_balancers}
@@ -144,6 +168,8 @@ class Lab:
         for firewall in self.firewalls.values():
             if not isinstance(firewall, ScaledFirewall):
                 self.wait(firewall.ready, f"{firewall.name} to start")
+        for name, part in self.tunnels.items():
+            self.wait(part.ready, f"{name} to be up")
         self._start_balancers()  # now, so that their first health check finds the firewalls at work
         for balancer in self.balancers.values():
             self.wait(balancer.ready, f"load balancer {balancer.name} to listen")
@@ -176,7 +202,8 @@ class Lab:
             yield from ((name, appliance.address) for name, appliance in gwlb.appliances.items())
         if self.management_addresses:
             yield management.NODE, management.FIRST
-        yield from ((name, host.address) for name, host in self.topology.internet.items())
+        yield from internet_addresses(self.topology).items()
+        yield from ((vpn_router(tgw), site.TRANSFER) for tgw in site.connections(self.topology))
 
     def _build_nodes(self) -> None:
         for name, address in self._addresses():
@@ -219,6 +246,7 @@ class Lab:
                     (network[link.gwlb], link.appliance, None),
                     (network[link.appliance], "eth0", None),
                 )
+            site.join(netlink, self.topology, self.hosts)
             for name in self.fabric.managed:
                 nodes.veth(
                     netlink,
@@ -233,13 +261,14 @@ class Lab:
 
     def _commands(self) -> Iterator[tuple[MininetHost, list[str]]]:
         """Yield each node with the commands that configure it."""
+        tunnels = dict(site.commands(self.topology))
         for vpc in self.topology.vpcs.values():
             for name, resident in vpc.hosts.items():
                 yield self._host_commands(name, resident.address, vpc.subnets[resident.subnet].cidr)
             for name in vpc.firewalls:
-                commands = routed_firewall.node_commands(vpc, name, self.topology.mtu)
+                commands = routed_firewall.node_commands(self.topology, vpc, name)
                 manage = management.appliance_commands(self.management_addresses[name])
-                yield self.network[name], [*START_NODE, *commands, *manage]
+                yield self.network[name], [*START_NODE, *commands, *manage, *tunnels.pop(name, [])]
         for name, host in self.topology.internet.items():
             yield self._host_commands(name, host.address, IPv4Network((host.address, 24), strict=False))
         for gwlb_name, gwlb in self.topology.gateway_load_balancers.items():
@@ -266,6 +295,7 @@ class Lab:
                     ],
                 )
             yield self.network[gwlb_name], balancer
+        yield from ((self.network[name], [*START_NODE, *commands]) for name, commands in tunnels.items())
         if self.management_addresses:
             yield self.network[management.NODE], [*START_NODE, *management.node_commands(self.management_addresses)]
 
@@ -479,8 +509,8 @@ class Lab:
 
     def problems(self) -> list[str]:
         """Return a line for every part of the lab that has died; empty when all is well."""
-        parts: list[Service | Appliance | HaproxyProcess] = [self.controller, *self.appliances.values()]
-        parts += self.balancers.values()
+        parts: list[Part] = [self.controller, *self.appliances.values()]
+        parts += [*self.balancers.values(), *self.tunnels.values()]
         if self.management:
             parts.append(self.management)
         return [problem for part in parts if (problem := part.problem())]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Any
@@ -13,14 +13,15 @@ from testbed.errors import RequestError
 from testbed.firewall import session_settings
 from testbed.nat import Application, inbound_rules, outbound_rules
 from testbed.nodes import no_offload
+from topologies.fabric import tunnels_of
 from topologies.model import RoutedFirewall, Topology, Vpc
 
 #: The queue of forwarded packets: each firewall has a network namespace, so queues, of its own.
 QUEUE = 0
 
 
-def node_commands(vpc: Vpc, name: str, mtu: int) -> list[str]:
-    """Return the commands that make a router out of the node of firewall *name*; *mtu* in bytes."""
+def node_commands(topology: Topology, vpc: Vpc, name: str) -> list[str]:
+    """Return the commands that make a router out of the node of firewall *name*."""
     firewall = vpc.firewalls[name]
     # It never tells a sender of a shorter way: what comes by an interface may leave by it.
     commands = ["echo 1 > /proc/sys/net/ipv4/ip_forward", "echo 0 > /proc/sys/net/ipv4/conf/all/send_redirects"]
@@ -29,18 +30,22 @@ def node_commands(vpc: Vpc, name: str, mtu: int) -> list[str]:
         commands += [
             f"echo 0 > /proc/sys/net/ipv4/conf/{part}/send_redirects",
             f"ip address add {item.address}/{subnet.prefixlen} dev {part}",
-            f"ip link set {part} mtu {mtu} up",
+            f"ip link set {part} mtu {topology.mtu} up",
             no_offload(part),
         ]
     for destination, part in firewall.routes.items():
         router = vpc.subnets[firewall.interfaces[part].subnet].cidr[1]
         commands.append(f"ip route add {destination} via {router} dev {part}")
     queue = [["iptables", "-w", *rule] for rule in queue_rules(QUEUE, firewall.fail_open, firewall.bypass)]
-    return commands + [shlex.join(rule) for rule in (*queue, *nat_rules(vpc, firewall))]
+    nat = nat_rules(vpc, firewall, tunnels_of(topology, name))
+    return commands + [shlex.join(rule) for rule in (*queue, *nat)]
 
 
-def nat_rules(vpc: Vpc, firewall: RoutedFirewall) -> Iterator[list[str]]:
-    """Yield the firewall's NAT rules: destination NAT of what comes to untrust, source NAT of what leaves by it."""
+def nat_rules(vpc: Vpc, firewall: RoutedFirewall, tunnels: Iterable[str]) -> Iterator[list[str]]:
+    """Yield the firewall's NAT rules: destination NAT of what comes to untrust, source NAT of what leaves by it.
+
+    What goes back into a tunnel gets the trust interface's address, which BGP leads back to this firewall.
+    """
     applications = [
         Application(f"port {port}", port, (vpc.hosts[nat.target].address, nat.port))
         for port, nat in firewall.destination_nat.items()
@@ -54,6 +59,8 @@ def nat_rules(vpc: Vpc, firewall: RoutedFirewall) -> Iterator[list[str]]:
     )
     if firewall.source_nat:
         yield from outbound_rules("untrust", floating_address(vpc, firewall))
+        for tunnel in tunnels:
+            yield from outbound_rules(tunnel, firewall.trust.address, exempt=())
 
 
 def floating_address(vpc: Vpc, firewall: RoutedFirewall) -> IPv4Address:
@@ -81,7 +88,7 @@ def configuration(
     firewall = vpc.firewalls[name]
     return {
         "name": name,
-        "interfaces": {part: part for part in firewall.interfaces},
+        "interfaces": {part: part for part in firewall.interfaces} | dict.fromkeys(tunnels_of(topology, name), "trust"),
         "queue": QUEUE,
         "bypass": firewall.bypass,
         "fail_open": firewall.fail_open,

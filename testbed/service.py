@@ -20,6 +20,10 @@ class Part:
 
     process: subprocess.Popen[bytes]
 
+    def problem(self) -> str | None:
+        """Return a line when the process is gone that should not be."""
+        raise NotImplementedError
+
     def kill(self) -> None:
         """Kill the process as an accident would, and wait until it is gone."""
         self.process.kill()

@@ -115,6 +115,17 @@ def tunnels(topology: Topology) -> list[TunnelPlan]:
     return found
 
 
+def tunnels_of(topology: Topology, firewall: str) -> list[str]:
+    """Return the names of the tunnels that a routed firewall ends: its interfaces for them have the same."""
+    plans = tunnels(topology)
+    ends = {
+        name: item.firewall
+        for gateway in topology.transit_gateways.values()
+        for name, item in gateway.vpn_attachments.items()
+    }
+    return [plan.name for plan in plans if ends[plan.attachment] == firewall]
+
+
 def vpn_router(tgw: str) -> str:
     """Return the name of the node that a Transit Gateway's VPN attachments end at."""
     return f"{tgw}-vpn"

@@ -14,7 +14,7 @@ from testbed import nodes
 from testbed.nodes import Host, no_offload
 from testbed.vpn.bgp import BgpSpeaker, bird_conf
 from testbed.vpn.ipsec import TunnelEnd
-from testbed.vpn.tunnel import MTU, RATE, Connection, Side, Tunnel, end_commands, router_commands
+from testbed.vpn.tunnel import MTU, OUT_OF, RATE, Connection, Side, Tunnel, end_commands, router_commands
 from topologies.fabric import ROUTER_MAC, TunnelPlan, mac_address, tunnels, vpn_router
 from topologies.model import Topology, Vpc
 
@@ -71,9 +71,10 @@ def commands(topology: Topology) -> Iterator[tuple[str, list[str]]]:
             f"ip address add {TRANSFER}/32 dev {TO_BRIDGE}",
             f"ip neighbour add {NEXT_HOP} lladdr {ROUTER_MAC} dev {TO_BRIDGE}",
         ]
-        bridge += [
-            f"ip route add {vpc.cidr} via {NEXT_HOP} dev {TO_BRIDGE} onlink" for vpc in attached(topology, tgw).values()
-        ]
+        # Only what comes out of a tunnel may go to the VPCs; what comes from them goes into one.
+        bridge += [f"ip rule add pref {OUT_OF} iif {tunnel.name} lookup {OUT_OF}" for tunnel in every]
+        for vpc in attached(topology, tgw).values():
+            bridge.append(f"ip route add {vpc.cidr} via {NEXT_HOP} dev {TO_BRIDGE} onlink table {OUT_OF}")
         yield vpn_router(tgw), [*texts(router_commands(every, Side.AMAZON)), *bridge]
         for connection in found:
             yield firewall_of(topology, tgw, connection), texts(router_commands(connection.tunnels, Side.CUSTOMER))
