@@ -37,7 +37,7 @@ class FakeSwitch:
 
     def __post_init__(self) -> None:
         self.bundle: list[bytes] = []
-        self.socket = socket.create_connection(("127.0.0.1", self.port), timeout=10)
+        self.socket = socket.create_connection(("127.0.0.1", self.port), timeout=60)
         self.socket.settimeout(None)
         self.send(HELLO, 1, b"")
         threading.Thread(target=self.serve, daemon=True).start()

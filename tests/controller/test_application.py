@@ -31,7 +31,7 @@ DPIDS = {name: element.dpid for name, element in build_fabric(TOPOLOGY).elements
 MAIN = "from controllers.__main__ import main; import sys; sys.exit(main())"
 
 
-def wait_for(condition: Callable[[], Any], what: str, seconds: float = 15) -> Any:
+def wait_for(condition: Callable[[], Any], what: str, seconds: float = 60) -> Any:
     deadline = time.monotonic() + seconds
     while not (found := condition()):
         assert time.monotonic() < deadline, f"not within {seconds} s: {what}"

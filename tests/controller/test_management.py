@@ -33,7 +33,7 @@ FAKE_FIREWALL = Path(__file__).parent / "fake_firewall.py"
 SCALE = 50.0
 
 
-def wait_for(condition: Callable[[], Any], what: str, seconds: float = 30) -> Any:
+def wait_for(condition: Callable[[], Any], what: str, seconds: float = 60) -> Any:
     deadline = time.monotonic() + seconds
     while not (found := condition()):
         assert time.monotonic() < deadline, f"not within {seconds} s: {what}"
@@ -119,7 +119,7 @@ class Lab:
             )
         status = wait_for(self.status, "the status file")
         assert status["pid"] == self.process.pid
-        return Management(status["port"], timeout=30)
+        return Management(status["port"], timeout=60)
 
     def status(self) -> dict[str, Any] | None:
         assert self.process is not None
@@ -132,7 +132,7 @@ class Lab:
         """End the process and return its exit code."""
         assert self.process is not None
         self.process.send_signal(number)
-        code = self.process.wait(timeout=30)
+        code = self.process.wait(timeout=60)
         self.process = None
         return code
 
