@@ -38,7 +38,7 @@ from testbed.errors import MachineError, RequestError
 from testbed.firewall import Appliance, Firewall, ScaledFirewall, firewall_configuration
 from testbed.haproxy import HaproxyProcess
 from testbed.journal import Journal, lock, new_journal, read_journal
-from testbed.load_balancer import Listener, LoadBalancer, Target, TargetGroup
+from testbed.load_balancer import load_balancer
 from testbed.management import ManagementProcess, management_addresses
 from testbed.nodes import Host, no_offload
 from testbed.running import refusals
@@ -58,7 +58,7 @@ from topologies.fabric import (
     vpn_router,
     zone_of,
 )
-from topologies.model import Topology, Vpc
+from topologies.model import Topology
 
 #: Seconds that the parts of a lab are given to come up before the lab gives up; emulated machines are slow.
 PATIENCE = 60.0
@@ -326,8 +326,8 @@ class Lab:
     def _start_balancers(self) -> None:
         for vpc in self.topology.vpcs.values():
             for name in vpc.load_balancers:
-                balancer = vpc_balancer(vpc, name)
-                self.balancers[name] = HaproxyProcess(self.hosts[name], balancer, self.directory, self.time_scale)
+                played = load_balancer(vpc, name)
+                self.balancers[name] = HaproxyProcess(self.hosts[name], played, self.directory, self.time_scale)
 
     def _start_appliances(self) -> None:
         commands: dict[str, list[str]] = {}
@@ -562,25 +562,3 @@ def end_running_lab() -> str:
             return "nothing is left"
         take_down(left)
         return f"took down what the lab {left.topology} had left behind"
-
-
-def vpc_balancer(vpc: Vpc, name: str) -> LoadBalancer:
-    """Return the load balancer *name* of the model as HAProxy is to play it.
-
-    The address of a firewall, as a target, is that of its untrust interface.
-    """
-    item = vpc.load_balancers[name]
-    addresses = {host: found.address for host, found in vpc.hosts.items()}
-    addresses |= {firewall: found.untrust.address for firewall, found in vpc.firewalls.items()}
-    listeners = [
-        Listener(
-            port,
-            TargetGroup(
-                f"{name}-{port}",
-                tuple(Target(target, addresses[target], listener.target_port) for target in listener.targets),
-                preserve_client_ip=item.preserve_client_ip,
-            ),
-        )
-        for port, listener in item.listeners.items()
-    ]
-    return LoadBalancer(name, item.type, tuple(listeners))

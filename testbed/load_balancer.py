@@ -34,6 +34,7 @@ from pathlib import Path
 from typing import Literal
 
 from testbed.errors import RequestError
+from topologies.model import Vpc
 
 #: Seconds that a connection to a target may take (an Application Load Balancer's; a target then counts as failed).
 CONNECT_TIMEOUT = 10.0
@@ -141,6 +142,28 @@ class TargetHealth:
     total: int
     bytes_in: int
     bytes_out: int
+
+
+def load_balancer(vpc: Vpc, name: str) -> LoadBalancer:
+    """Return the load balancer *name* of the model as HAProxy is to play it.
+
+    The address of a firewall, as a target, is that of its untrust interface.
+    """
+    item = vpc.load_balancers[name]
+    addresses = {host: found.address for host, found in vpc.hosts.items()}
+    addresses |= {firewall: found.untrust.address for firewall, found in vpc.firewalls.items()}
+    listeners = [
+        Listener(
+            port,
+            TargetGroup(
+                f"{name}-{port}",
+                tuple(Target(target, addresses[target], listener.target_port) for target in listener.targets),
+                preserve_client_ip=item.preserve_client_ip,
+            ),
+        )
+        for port, listener in item.listeners.items()
+    ]
+    return LoadBalancer(name, item.type, tuple(listeners))
 
 
 def configuration(balancer: LoadBalancer, directory: Path, time_scale: float = 1) -> str:
