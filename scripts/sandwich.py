@@ -16,6 +16,7 @@ from testbed.probes import source_log
 from testbed.results import Table
 from testbed.run import Run
 from testbed.scenario import main
+from topologies.model import Vpc
 
 PORT = 80
 
@@ -58,9 +59,16 @@ def story(run: Run, requests: int = 20, time_scale: float = 60) -> None:
         run.results.tables.append(nat_table(lab))
         with run.chapter("a firewall dies"):
             die(run, lab)
-        # What one more application takes: a listener at each load balancer, and a NAT rule at every firewall.
-        run.measure("listeners for one more application", 2, "")
-        run.measure("NAT rules for one more application", len(vpc.firewalls), "")
+        listeners, rules = configured(vpc, "nlb", PORT)
+        run.measure("listeners of one application", listeners, "")
+        run.measure("NAT rules of one application", rules, "")
+
+
+def configured(vpc: Vpc, balancer: str, port: int) -> tuple[int, int]:
+    """Return how many listeners and NAT rules an application takes: as many again for each further one."""
+    listener = vpc.load_balancers[balancer].listeners[port]
+    nat = [vpc.firewalls[target].destination_nat[listener.target_port] for target in listener.targets]
+    return 1 + len({(rule.target, rule.port) for rule in nat}), len(nat)
 
 
 def die(run: Run, lab: Lab) -> None:
