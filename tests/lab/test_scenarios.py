@@ -63,6 +63,19 @@ def test_scenario_of_the_managed_service(name: str, settings: list[str], tmp_pat
     assert ("long flows alive" in report) == (name != "idle-timeout")
 
 
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [
+        ("sandwich", []),
+    ],
+)
+def test_scenario_of_an_older_architecture(name: str, settings: list[str], tmp_path: Path) -> None:
+    passed, result = run(find(name), tmp_path, *settings)
+    assert passed, [check for check in result["checks"] if not check["passed"]]
+    (directory,) = tmp_path.iterdir()
+    assert list(directory.glob("*firewalls/fw1/traffic.jsonl"))
+
+
 def test_a_soak_can_be_replayed(tmp_path: Path) -> None:
     passed, result = run(find("soak"), tmp_path / "first", "seed=7", "minutes=0.3", "flows=16")
     assert passed, [check for check in result["checks"] if not check["passed"]]
