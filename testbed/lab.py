@@ -46,7 +46,7 @@ from testbed.service import STATE, TOPOLOGY, Part
 from testbed.teardown import take_down
 from testbed.vpn import site
 from testbed.vpn.bgp import BgpSpeaker
-from testbed.vpn.ipsec import TunnelEnd
+from testbed.vpn.ipsec import TunnelEnd, wait_ready
 from topologies.defaults import scaling_instances
 from topologies.fabric import (
     Fabric,
@@ -168,6 +168,7 @@ class Lab:
         for firewall in self.firewalls.values():
             if not isinstance(firewall, ScaledFirewall):
                 self.wait(firewall.ready, f"{firewall.name} to start")
+        wait_ready(part for part in self.tunnels.values() if isinstance(part, TunnelEnd))
         for name, part in self.tunnels.items():
             self.wait(part.ready, f"{name} to be up")
         self._start_balancers()  # now, so that their first health check finds the firewalls at work
