@@ -29,8 +29,10 @@ def bridge_name(element: str) -> str:
 def create(journal: Journal, fabric: Fabric, controller_port: int) -> None:
     """Make all bridges and ports and point them at the controller on loopback; returns when the ports are open.
 
-    Raises MachineError when a bridge of that name is somebody else's, or when Open vSwitch refuses a port.
+    The caller holds the lab's lock. Raises MachineError when a bridge of that name is somebody else's, or when Open
+    vSwitch refuses a port.
     """
+    remove_abandoned()
     taken = set(vsctl("list-br").split()) & {bridge_name(name) for name in fabric.elements}
     for name in sorted(taken):
         raise MachineError(
@@ -112,6 +114,19 @@ def remove(journal: Journal) -> None:
         vsctl(*words)
     if any(["bumpwire", "made"] in row[2][1] for row in datapaths):
         vsctl("remove", "open_vswitch", ".", "datapaths", journal.datapath)
+
+
+def remove_abandoned() -> bool:
+    """Remove the bridges of a lab that ended with the machine's power; return whether there were any.
+
+    Open vSwitch remembers them over a restart, the journal does not. The caller holds the lab's lock.
+    """
+    found = (
+        vsctl("--bare", "--columns=name", "find", "bridge", 'external_ids:bumpwire!=""').split() if running() else []
+    )
+    if found:
+        vsctl(*(word for bridge in found for word in ("--", "del-br", bridge)))
+    return bool(found)
 
 
 def running() -> bool:

@@ -560,6 +560,6 @@ def end_running_lab() -> str:
     with held:
         left = read_journal()
         if left is None:
-            return "nothing is left"
+            return "removed what a lab left in Open vSwitch" if bridges.remove_abandoned() else "nothing is left"
         take_down(left)
         return f"took down what the lab {left.topology} had left behind"

@@ -119,6 +119,23 @@ def test_up_takes_down_what_an_earlier_lab_left(before: dict[str, Any]) -> None:
     assert settled(before) == before
 
 
+def abandon(name: str) -> None:
+    """Make what a lab leaves when the machine's power fails: a bridge of a token that no journal knows."""
+    command = ["ovs-vsctl", "--", "add-br", name, "--", "set", "bridge", name, "datapath_type=netdev"]
+    subprocess.run([*command, "external_ids:bumpwire=long-ago"], check=True)
+
+
+def test_up_and_down_remove_what_was_left_when_the_power_failed(before: dict[str, Any]) -> None:
+    abandon("bw-gwlb")
+    lab = start_up()
+    wait_until_up(lab)
+    lab.communicate("exit\n", timeout=60)
+    assert lab.returncode == 0
+    abandon("bw-gwlb")
+    assert down().stdout == "removed what a lab left in Open vSwitch\n"
+    assert settled(before) == before
+
+
 def test_down_without_a_lab_says_so(before: dict[str, Any]) -> None:
     assert read_journal() is None
     assert down().stdout == "nothing is left\n"
