@@ -151,6 +151,18 @@ def appctl(*words: str) -> str:
     return answer.stdout
 
 
+def refresh_counters() -> None:
+    """Have Open vSwitch bring flow counters up to date, which it does in passes.
+
+    It can wait for a pass only while all its bridges, the machine's own included, are of one datapath type. Otherwise
+    its cache is emptied: what was counted there is added up, and the next packets fill it again.
+    """
+    try:
+        appctl("revalidator/wait")
+    except MachineError:
+        appctl("revalidator/purge")
+
+
 def flow_packets(bridge: str) -> list[tuple[int, int]]:
     """Return the (cookie, packets) of each flow of *bridge*."""
     answer = subprocess.run(

@@ -491,7 +491,7 @@ class Lab:
 
     def flow_counters(self) -> dict[str, int]:
         """Return the packets that each forwarding decision was made for, by its name, all bridges together."""
-        bridges.appctl("revalidator/wait")  # Open vSwitch brings its counters up to date in passes
+        bridges.refresh_counters()
         names = {flow.cookie: flow.decision for program in self.programs.values() for flow in program.flows}
         counters = dict.fromkeys(names.values(), 0)
         for element in self.fabric.elements:

@@ -52,7 +52,7 @@ def on_loopback(name: str, **changes: Any) -> Topology:
     text = load_topology(name).model_dump_json().replace("10.100.", "127.100.")
     document = json.loads(text)
     gwlb = document["gateway_load_balancers"]["gwlb"]
-    check = {"protocol": "HTTP", "port": free_port("127.100.0.1"), "interval_seconds": 20, "timeout_seconds": 20}
+    check = {"protocol": "HTTP", "port": free_port("127.100.0.1"), "interval_seconds": 50, "timeout_seconds": 50}
     counts = {"healthy_threshold_count": 2, "unhealthy_threshold_count": 2}
     gwlb["target_group"]["health_check"] = {**check, **counts}
     for part, change in changes.items():

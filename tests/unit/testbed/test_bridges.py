@@ -1,0 +1,22 @@
+"""What the lab asks of Open vSwitch, and what it does with a refusal."""
+
+from __future__ import annotations
+
+import pytest
+
+from testbed import bridges
+from testbed.errors import MachineError
+
+
+def test_counters_are_refreshed_also_beside_bridges_of_another_datapath(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+
+    def appctl(*words: str) -> str:
+        asked.extend(words)
+        if words == ("revalidator/wait",):
+            raise MachineError("ovs-appctl: can't wait on multiple udpifs.")
+        return ""
+
+    monkeypatch.setattr(bridges, "appctl", appctl)
+    bridges.refresh_counters()
+    assert asked == ["revalidator/wait", "revalidator/purge"]
