@@ -1,0 +1,266 @@
+"""Transit VPC: firewalls behind IPsec tunnels share the flows, but no flow is faster than its tunnel.
+
+The Transit Gateway spreads flows over all tunnels that BGP has a route by (ECMP). The way back is spread as well: only
+its own address (source NAT) leads a flow's answers to the firewall that knows the flow.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from testbed.lab import Lab
+from testbed.nodes import Host
+from testbed.probes import source_log
+from testbed.probes.child import program
+from testbed.results import Table
+from testbed.run import Run
+from testbed.scenario import main
+from testbed.timeline import Event, Kind
+from testbed.vpn import site
+from testbed.vpn.bgp import HOLD, BgpSpeaker
+from testbed.vpn.ipsec import TunnelEnd, wait_ready
+from testbed.vpn.tunnel import MSS, MTU, RATE, Side, shaping
+from topologies.fabric import tunnels, tunnels_of, vpn_router
+from topologies.loader import load_topology
+from topologies.model import Topology
+
+PORT = 80
+MARKER = "PLAINTEXTMARKER"
+#: What may be on the internet: ESP, plain or in UDP, and IKE.
+ENCRYPTED = "esp or udp port 4500 or udp port 500 or arp"
+#: The part of the machine's time above which it, and not the tunnels, limits the throughput.
+BUSY = 0.95
+
+
+def story(
+    run: Run, requests: int = 48, flows: int = 16, streams: int = 16, rate_scale: float = 0.004, time_scale: float = 10
+) -> None:
+    plan = load_topology("vpn-ecmp")
+    with run.lab(plan, time_scale=time_scale) as lab:
+        with run.chapter("tunnels"):
+            show_tunnels(run, lab)
+        with run.chapter("many flows"):
+            spread(run, lab, requests)
+        with run.chapter("rate"):
+            compare_rates(run, lab, streams, rate_scale)
+        with run.chapter("a firewall dies"):
+            die(run, lab, flows)
+    with run.lab(without_source_nat(plan), time_scale=time_scale) as lab, run.chapter("without source NAT"):
+        lose(run, lab, requests // 3)
+
+
+def show_tunnels(run: Run, lab: Lab) -> None:
+    """Show the SAs, the BGP sessions and the Transit Gateway's routes; try how long a packet may be."""
+    found = {name: end.sa() for name, end in ends(lab).items()}
+    rows = [(name, sa.state, sa.ike, sa.esp) for name, sa in found.items() if sa]
+    run.results.tables.append(Table("IPsec SAs", ("end", "state", "IKE", "ESP"), tuple(rows)))
+    good = [name for name, sa in found.items() if sa and sa.established and sa.esp.startswith("AES_GCM")]
+    run.check("every tunnel is up with AES-GCM", len(good) == len(found), f"{len(good)} of {len(found)} ends")
+
+    speakers = {name: part for name, part in lab.tunnels.items() if isinstance(part, BgpSpeaker)}
+    sessions = [(name, one) for name, speaker in speakers.items() for one in speaker.sessions()]
+    table = tuple((name, one.name, str(one.neighbor), one.state, str(one.imported)) for name, one in sessions)
+    run.results.tables.append(Table("BGP sessions", ("router", "tunnel", "neighbor", "state", "routes"), table))
+    wanted = len(found)
+    up = sum(one.established for _, one in sessions)
+    run.check("every BGP session is up", up == len(sessions) == wanted, f"{up} of {wanted}")
+
+    every = [plan.name for plan in tunnels(lab.topology)]
+    routes = speakers[vpn_router("tgw")].routes()
+    told = tuple((str(one.network), one.session, " ".join(map(str, one.path))) for one in routes)
+    run.results.tables.append(Table("the Transit Gateway's routes", ("network", "next hop", "AS path"), told))
+    hops = next_hops(lab)
+    run.check("all tunnels are next hops of the default route", hops == every, ", ".join(hops))
+
+    router = lab.host(vpn_router("tgw"))
+    for length, passes in ((MTU, True), (MTU + 1, False)):
+        through = [plan.name for plan in tunnels(lab.topology) if pings(router, str(plan.inside[2]), length)]
+        words = f"a packet of {length:,} bytes {'passes' if passes else 'does not pass'}"
+        run.check(words, through == (every if passes else []), f"it passed {', '.join(through) or 'no tunnel'}")
+
+
+def spread(run: Run, lab: Lab, requests: int) -> None:
+    """Make many flows: who carries them, whom the application sees, and what an eavesdropper does."""
+    web1, app2 = lab.host("web1"), lab.host("app2")
+    with source_log.application(app2, PORT):
+        links = [*((name, "outside") for name in ends(lab)), ("web1", "eth0"), ("app2", "eth0")]
+        before = sent(lab)
+        with captured(lab, links) as files:
+            answers = source_log.request(web1, app2.address, PORT, count=requests, label=MARKER)
+        by_tunnel = {name: count - before[name] for name, count in sent(lab).items()}
+        one = sent(lab)
+        with run.narrator.step("one flow"):
+            source_log.request(web1, app2.address, PORT, count=1)
+        used = [name for name, count in sent(lab).items() if count - one[name] > 300]
+    run.check("every request was answered", len(answers.seen) == requests, ", ".join(set(answers.failed)))
+    for name, count in by_tunnel.items():
+        run.measure("sent into a tunnel", count, "bytes", tunnel=name)
+    least = min(by_tunnel.values())
+    run.check("flows spread over all tunnels", least > 1000, f"at least {least} bytes each")
+    run.check("one flow uses one tunnel", len(used) == 1, ", ".join(used))
+
+    trusted = {firewall.trust.address: name for name, firewall in lab.topology.vpcs["security"].firewalls.items()}
+    by = Counter(trusted.get(seen.peer, str(seen.peer)) for seen in answers.seen)
+    told = ", ".join(f"{name}: {number}" for name, number in sorted(by.items()))
+    run.check("the application saw firewalls, not its client", by.keys() == set(trusted.values()), told)
+
+    outside = [files[name] for name in ends(lab)]
+    open_ = [file.stem for file in outside if read(file, f"not ({ENCRYPTED})")]
+    run.check("on the internet there is nothing but IPsec", not open_, ", ".join(open_))
+    empty = [file.stem for file in outside if not read(file, "esp or udp port 4500")]
+    run.check("and each tunnel's end has some", not empty, ", ".join(empty))
+    readable = [file.stem for file in outside if MARKER.encode() in file.read_bytes()]
+    run.check("the requests cannot be read there", not readable, ", ".join(readable))
+    run.check("the client's own link has them", MARKER.encode() in files["web1"].read_bytes())
+    syns = read(files["app2"], f"dst host {app2.address} and tcp[tcpflags] & (tcp-syn|tcp-ack) == tcp-syn")
+    sizes = {line.partition("mss ")[2].partition(",")[0] for line in syns}
+    run.check(f"the MSS is clamped to {MSS:,}", sizes == {str(MSS)}, f"the server saw {', '.join(sorted(sizes))}")
+
+
+def compare_rates(run: Run, lab: Lab, streams: int, rate_scale: float) -> None:
+    """Compare one stream with many, with tunnels so slow that this machine carries them all."""
+    web1, app2, limit = lab.host("web1"), lab.host("app2"), RATE * rate_scale
+    for name in ends(lab):
+        for command in shaping(limit):
+            lab.host(name).run(command)
+    run.measure("rate of a tunnel", limit, "bit/s")
+    single = run.iperf3(web1, app2, seconds=3).bits_per_second
+    start = cpu_times()
+    many = run.iperf3(web1, app2, seconds=4, streams=streams).bits_per_second
+    busy, total = (now - then for now, then in zip(cpu_times(), start, strict=True))
+    run.measure("machine busy", 100 * busy / total, "%")
+    told = f"{single / 1e6:.2f} of {limit / 1e6:.2f} Mbit/s"
+    run.check("a single flow does not exceed its tunnel", 0 < single <= limit * 1.05, told)  # what a burst adds
+    told = f"{many / 1e6:.2f} Mbit/s, {many / single:.1f} times one stream"
+    if busy / total > BUSY:
+        told += "; this machine's cores, and not the tunnels, were the limit"
+    run.check("many flows do: they have several tunnels", many > 1.3 * limit or busy / total > BUSY, told)
+
+
+def die(run: Run, lab: Lab, count: int) -> None:
+    """Kill a firewall with its tunnels: BGP takes it out, its flows are lost, the others live on."""
+    web1, app2 = lab.host("web1"), lab.host("app2")
+    victim, patience = "fw2", 4.0
+    theirs = tunnels_of(lab.topology, victim)
+    others = [plan.name for plan in tunnels(lab.topology) if plan.name not in theirs]
+    charons = [end for end in ends(lab).values() if end.tunnel.name in theirs and end.side is Side.CUSTOMER]
+    with run.flows(web1, app2, tcp=count, dead_after=patience, connect_timeout=1) as traffic:
+        ports = {
+            name: {session["source_port"] for session in firewall.control.sessions(source=str(web1.address))}
+            for name, firewall in lab.firewalls.items()
+        }
+        broken = time.monotonic()
+        lab.firewalls[victim].kill(meant=True)
+        for end in charons:
+            end.kill()
+        lab.wait(lambda: next_hops(lab) == others, f"the tunnels of {victim} to leave the set", broken=True)
+        known = time.monotonic()
+        traffic.wait(lambda status: status.time > known + patience + 2, "the flows' fate")
+    happened = (
+        Event(broken, Kind.FAILURE, f"{victim} dies"),
+        Event(known, Kind.DETECTION, f"{victim}'s tunnels leave the set"),
+    )
+    line = run.timeline(f"{victim} dies", traffic, *happened)
+    hold = HOLD / min(lab.time_scale, site.LARGEST_BGP_SCALE)
+    run.measure("detection", known - broken, "s")
+    run.measure("hold time as configured", hold, "s")
+    run.check("its tunnels leave the set within the hold time", known - broken < hold + 3, f"{known - broken:.1f} s")
+    dead = {flow.local_port for flow in line.died()}
+    lost = {flow.local_port for flow in line.flows} & ports[victim]
+    run.check("its flows are lost, and no other", dead == lost, f"{len(lost)} were on {victim}, {len(dead)} died")
+    late = [one for one in line.failed(known) if one.started > known]
+    run.check("new connections succeed by the others", not late, f"{len(late)} failed")
+
+    start = time.monotonic()
+    lab.firewalls[victim].start()
+    for end in charons:
+        end.start()
+    wait_ready(charons)
+    every = [plan.name for plan in tunnels(lab.topology)]
+    lab.wait(lambda: next_hops(lab) == every and lab.firewalls[victim].ready(), f"{victim} to be back")
+    run.measure("back after", time.monotonic() - start, "s")
+
+
+def lose(run: Run, lab: Lab, requests: int) -> None:
+    """Make flows that keep their address: where the answer reaches another firewall, the flow dies."""
+    web1, app2 = lab.host("web1"), lab.host("app2")
+    with source_log.application(app2, PORT):
+        answers = source_log.request(web1, app2.address, PORT, count=requests, timeout=1)
+    peers = {seen.peer for seen in answers.seen}
+    run.measure("flows that die", 100 * len(answers.failed) / requests, "%")
+    told = f"{len(answers.failed)} of {requests}: their answers came to a firewall that did not know them"
+    run.check("flows die whose answers take another firewall", len(answers.failed) > 0, told)
+    run.check("others live, and keep their source", peers == {web1.address}, ", ".join(map(str, peers)))
+
+
+def without_source_nat(plan: Topology) -> Topology:
+    """Return the topology with firewalls that translate no source."""
+    document = plan.model_dump(mode="json", exclude_none=True)
+    for vpc in document["vpcs"].values():
+        for firewall in vpc.get("firewalls", {}).values():
+            firewall["source_nat"] = False
+    return Topology.model_validate(document)
+
+
+def ends(lab: Lab) -> dict[str, TunnelEnd]:
+    return {name: part for name, part in lab.tunnels.items() if isinstance(part, TunnelEnd)}
+
+
+def next_hops(lab: Lab) -> list[str]:
+    """Return the tunnels that the Transit Gateway's default route leads to."""
+    routes = json.loads(lab.host(vpn_router("tgw")).run(["ip", "-json", "route", "show", "default"]).stdout or "[]")
+    return sorted(hop["dev"] for route in routes for hop in route.get("nexthops", [route]))
+
+
+def sent(lab: Lab) -> dict[str, int]:
+    """Return the bytes that the Transit Gateway sent into each tunnel."""
+    links = json.loads(lab.host(vpn_router("tgw")).run(["ip", "-json", "-s", "link", "show"]).stdout)
+    names = {plan.name for plan in tunnels(lab.topology)}
+    return {link["ifname"]: link["stats64"]["tx"]["bytes"] for link in links if link["ifname"] in names}
+
+
+def pings(node: Host, address: str, length: int) -> bool:
+    """Return whether a packet of that many bytes, which must not be fragmented, is answered."""
+    size = str(length - 28)
+    return " 0% packet loss" in node.run([program("ping"), "-c1", "-W2", "-M", "do", "-s", size, address]).stdout
+
+
+@contextmanager
+def captured(lab: Lab, links: list[tuple[str, str]]) -> Iterator[dict[str, Path]]:
+    """Capture on interfaces of nodes while the block lasts; yield the files by the node's name."""
+    files = {name: lab.directory / f"{name}.pcap" for name, _ in links}
+    running = []
+    try:
+        for name, interface in links:
+            command = [program("tcpdump"), "--immediate-mode", "-U", "-Z", "root", "-i", interface]
+            command += ["-w", str(files[name])]
+            running.append(lab.host(name).popen(command, stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL))
+        lab.wait(lambda: all(file.exists() and file.stat().st_size for file in files.values()), "the captures")
+        yield files
+    finally:
+        for process in running:
+            process.terminate()
+        for process in running:
+            process.wait()
+
+
+def read(file: Path, packet_filter: str) -> list[str]:
+    """Return the packets of a capture that a filter lets through, a line each."""
+    command = [program("tcpdump"), "-n", "-r", str(file), packet_filter]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
+
+
+def cpu_times() -> tuple[int, int]:
+    """Return the machine's CPU time so far: busy, and all, in ticks (proc_stat(5): idle and iowait are 4th and 5th)."""
+    ticks = [int(word) for word in Path("/proc/stat").read_text().split("\n")[0].split()[1:9]]
+    return sum(ticks) - ticks[3] - ticks[4], sum(ticks)
+
+
+if __name__ == "__main__":
+    main(__file__)
