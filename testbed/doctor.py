@@ -329,7 +329,7 @@ def check_esp(machine: Machine) -> Capability:
 
 
 def check_nfqueue(machine: Machine) -> Capability:
-    cost = "the NFQUEUE appliance in `bumpwire bench`"
+    cost = "routed firewalls (active-passive, sandwich, vpn-ecmp), the NFQUEUE appliance in `bumpwire bench`"
     if not machine.python_module("netfilterqueue"):
         return Capability("NFQUEUE", State.MISSING, "this Python has no netfilterqueue", cost, RUN_SETUP)
     probe = "iptables -A FORWARD -j NFQUEUE --queue-num 0"
@@ -421,6 +421,8 @@ _PROGRAMS = (
     ("ethtool", "ethtool", "ethtool", "every lab: checksum offload stays on", True),
     ("iperf3", "iperf3", "iperf3", "throughput: every scenario", True),
     ("ping", "ping", "iputils-ping", "round-trip times: every scenario", True),
+    ("BIRD", "bird", "bird2", "BGP over VPN attachments: the topology vpn-ecmp", False),
+    ("HAProxy", "haproxy", "haproxy", "load balancers: the topology sandwich", False),
     ("ssh", "ssh", "openssh-client", "SSH traffic: the scenarios policy and tour", False),
     ("sshd", "sshd", "openssh-server", "SSH traffic: the scenarios policy and tour", False),
     ("dumpcap", "dumpcap", "tshark", "`bumpwire capture`", False),

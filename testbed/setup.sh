@@ -14,13 +14,15 @@ packages=(
   iproute2 iptables kmod ethtool procps                                      # interfaces, NAT, kernel modules
   iperf3 iputils-ping openssh-client openssh-server tcpdump tshark           # traffic and captures
   redis-server                                                               # session sharing between firewalls
-  libnetfilter-queue-dev libpython3-dev                                      # the benchmark's NFQUEUE appliance
+  libnetfilter-queue-dev libpython3-dev                                      # routed firewalls take packets by NFQUEUE
+  strongswan-charon strongswan-swanctl libcharon-extra-plugins bird2         # VPN attachments: IPsec and BGP
+  haproxy                                                                    # load balancers of the sandwich
   "$([[ $(. /etc/os-release; echo "$ID") == ubuntu ]] && echo linux-tools-generic || echo bpftool)"    # the tests
 )
 
 as_root() { if [[ $EUID -eq 0 ]]; then "$@"; else sudo --preserve-env=DEBIAN_FRONTEND "$@"; fi; }
 
-# A package that brings a service would start it: SSH and Redis servers are for the lab's hosts, not for the machine.
+# A package that brings a service would start it: these servers are for the lab's hosts, not for the machine.
 # policy-rc.d is how Debian lets an administrator refuse that (Debian Policy 9.3.3.1).
 policy=/usr/sbin/policy-rc.d
 log=$(mktemp)
@@ -36,6 +38,8 @@ install_packages() {
     if [[ -d /run/systemd/system ]]; then
       [[ " $* " != *" openssh-server "* ]] || as_root systemctl disable ssh.service ssh.socket || true
       [[ " $* " != *" redis-server "* ]] || as_root systemctl disable redis-server.service || true
+      [[ " $* " != *" bird2 "* ]] || as_root systemctl disable bird.service || true
+      [[ " $* " != *" haproxy "* ]] || as_root systemctl disable haproxy.service || true
     fi
 }
 
