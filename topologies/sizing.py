@@ -16,8 +16,9 @@ def with_firewalls(topology: Topology, count: int) -> Topology:
     """Return the topology with *count* firewalls, 1 to 8, named ``fw1`` and on; addresses are assigned anew.
 
     Of a Gateway Load Balancer all are in its first zone up to two, then in both. An active-passive pair stays one: the
-    routes of both zones lead to the only active firewall with up to two, and of four each zone has its own pair. Without
-    appliance mode a flow stays in its zone, so the traffic of one zone has one active firewall in any case. Raises ValueError for a number that cannot be built.
+    routes of both zones lead to the only active firewall with up to two, and of four each zone has its own pair.
+    Without appliance mode a flow stays in its zone, so the traffic of one zone has one active firewall in any case.
+    Raises ValueError for a number that cannot be built.
     """
     document = topology.model_dump()
     most = MOST_ACTIVE_PASSIVE if any(vpc["high_availability"] for vpc in document["vpcs"].values()) else 8

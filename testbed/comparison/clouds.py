@@ -1,0 +1,220 @@
+"""The four architectures in the lab, measured alike: a client downloads over HTTP from a server behind the firewalls.
+
+East-west between two VPCs for all but the sandwich, which is for inbound traffic. All have an MTU of 1,500 bytes, and
+both ends in one Availability Zone where there are two.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from ipaddress import IPv4Address
+
+from testbed.comparison.calibration import Calibration, calibrate
+from testbed.comparison.model import (
+    ACTIVE_PASSIVE,
+    GWLB,
+    SANDWICH,
+    VPN,
+    Application,
+    Failure,
+    Settings,
+    Source,
+    Wire,
+)
+from testbed.lab import Lab
+from testbed.probes import downloads, source_log
+from testbed.rating import rate_attachments, rate_firewalls
+from testbed.wire import Tap
+from topologies.fabric import tunnels, tunnels_of
+from topologies.loader import load_topology
+from topologies.model import Topology
+from topologies.sizing import MOST_ACTIVE_PASSIVE, with_firewalls
+from topologies.walk import address_for
+
+MTU, TIME_SCALE = 1500, 60.0
+ETHERNET, UDP = 14, 17
+#: Seconds of paced flows before the failure, and after it beside those of the settings: two silences and one more.
+BEFORE, AFTER = 3.0, 12.0
+TITLES = {
+    GWLB: "Gateway Load Balancer",
+    VPN: "VPN attachments with ECMP",
+    ACTIVE_PASSIVE: "VPC attachment, active-passive",
+    SANDWICH: "Inbound sandwich",
+}
+
+
+@dataclass
+class LabCloud:
+    """An architecture's lab with one client and one server."""
+
+    name: str
+    lab: Lab
+    client: str
+    address: IPv4Address
+    others: dict[str, IPv4Address]
+
+    def throughput(self, flows: int, seconds: float) -> float:
+        with downloads.loading(self.lab.host(self.client), self.address, seconds + downloads.RAMP, flows) as found:
+            pass
+        return found[0].rate
+
+    def latency(self, flows: int, seconds: float) -> Sequence[float]:
+        with downloads.loading(
+            self.lab.host(self.client), self.address, seconds + downloads.RAMP, flows, trips=True
+        ) as found:
+            pass
+        return found[0].trips
+
+    def sources(self) -> Sequence[Source]:
+        client = self.lab.host(self.client)
+        found = []
+        for via, address in {"": self.address, **self.others}.items():
+            (answer,) = ask(self.lab, self.client, address)
+            found.append(Source(via or ("nlb" if self.others else "path"), str(client.address), *answer))
+        return found
+
+    def wire(self) -> Wire:
+        """Compare the sizes of the leg's largest frames with the largest packet that the tenant sends."""
+        lab = self.lab
+        if self.name == VPN:
+            places = [(plan.ends[0], "outside") for plan in tunnels(lab.topology)]
+        elif self.name == GWLB:
+            places = [(name, "eth0") for name in lab.firewalls]
+        else:
+            places = [(name, "trust") for name in lab.firewalls]
+        with ExitStack() as stack:
+            taps = [stack.enter_context(Tap(lab.host(node).pid, interface)) for node, interface in places]
+            tenant = stack.enter_context(Tap(lab.host(self.client).pid, "eth0"))
+            self.throughput(8, 1.0)
+            frames = [frame for tap in taps for _, frame in tap.read()]
+            inner = max(packet_length(frame) for _, frame in tenant.read())
+        carried = [frame for frame in frames if frame[12:14] == b"\x08\x00"]
+        largest = max(carried, key=packet_length)
+        encapsulation = {(UDP, 6081): "GENEVE", (UDP, 4500): "ESP"}.get((largest[23], port_of(largest)), "none")
+        encapsulation = "ESP" if largest[23] == 50 else encapsulation
+        return Wire(encapsulation, packet_length(largest) - inner, encapsulation == "ESP")
+
+    def failure(self, flows: int, seconds: float) -> Failure:
+        """Kill the first firewall under paced flows."""
+        with downloads.loading(
+            self.lab.host(self.client), self.address, BEFORE + seconds + AFTER, flows, "/paced"
+        ) as found:
+            time.sleep(BEFORE)  # the flows' time without a failure, which the figure shows
+            died = time.monotonic()
+            kill(self.lab, "fw1")
+        return judge(found[0], died)
+
+    def application(self) -> Application:
+        """A listener and NAT on every firewall in the sandwich; nothing elsewhere, where addresses are kept."""
+        if self.name != SANDWICH:
+            return Application(0, 0)
+        vpc = self.lab.topology.vpcs["app"]
+        listener = vpc.load_balancers["nlb"].listeners[downloads.PORT]
+        return Application(len(listener.targets), 2)
+
+
+def judge(found: downloads.Downloads, died: float) -> Failure:
+    """Return what the flows of a failure at *died* say: the longest silence that it began, at most a second later."""
+    silent = [(start, end) for start, end in found.gaps if start <= died + 1.0 and (end is None or end >= died)]
+    ends = [end for _, end in silent]
+    seconds = None if None in ends else max((end - died for end in ends if end is not None), default=0.0)
+    origin = found.rates[0][0]
+    return Failure(
+        found.flows, found.lost, seconds, died - origin, tuple((time - origin, rate) for time, rate in found.rates)
+    )
+
+
+def kill(lab: Lab, name: str) -> None:
+    """Kill a firewall with all that runs on it: the ends of its tunnels before its BGP, which could say goodbye."""
+    mine = set(tunnels_of(lab.topology, name))
+    for plan in tunnels(lab.topology):
+        if plan.name in mine:
+            lab.tunnels[plan.ends[1]].kill()
+    if mine:
+        lab.tunnels[f"{name}-bgp"].kill()
+    lab.firewalls[name].kill(meant=True)
+
+
+def ask(lab: Lab, client: str, address: IPv4Address) -> list[tuple[str, str | None]]:
+    """Return whom the server sees, with the first address of X-Forwarded-For."""
+    seen = source_log.request(lab.host(client), address, downloads.PORT)
+    return [(str(one.peer), str(one.forwarded_for[0]) if one.forwarded_for else None) for one in seen.seen]
+
+
+def packet_length(frame: bytes) -> int:
+    """Return the length of a frame's IPv4 packet; 0 of another frame's."""
+    return int.from_bytes(frame[16:18], "big") if frame[12:14] == b"\x08\x00" else 0
+
+
+def port_of(frame: bytes) -> int:
+    """Return the destination port of a frame's UDP or TCP packet, or the source's where that is well known."""
+    start = ETHERNET + 4 * (frame[14] & 0x0F)
+    ports = [int.from_bytes(frame[at : at + 2], "big") for at in (start, start + 2)]
+    return next((port for port in ports if port in (6081, 4500)), ports[1])
+
+
+@dataclass(frozen=True)
+class LabArchitecture:
+    """An architecture as labs of its packaged topology, with the settings' ratings."""
+
+    name: str
+    settings: Settings
+
+    @property
+    def title(self) -> str:
+        return TITLES[self.name]
+
+    @property
+    def most(self) -> int:
+        return MOST_ACTIVE_PASSIVE if self.name == ACTIVE_PASSIVE else 8
+
+    @contextmanager
+    def build(self, firewalls: int, rate_scale: float) -> Iterator[LabCloud]:
+        topology = sized(self.name, firewalls)
+        with Lab(topology, time_scale=TIME_SCALE, rate_scale=rate_scale) as lab, ExitStack() as stack:
+            rate_firewalls(lab, self.settings.rating * rate_scale)
+            if self.name == SANDWICH:
+                balancers = topology.vpcs["app"].load_balancers
+                public = {name: item.public_address for name, item in balancers.items() if item.public_address}
+                for name in topology.vpcs["app"].instances:
+                    stack.enter_context(downloads.serving(lab.host(name)))
+                lab.wait(
+                    lambda: all(one.state == "healthy" for each in lab.balancers.values() for one in each.targets()),
+                    "all targets to be healthy",
+                )
+                yield LabCloud(self.name, lab, "client", public.pop("nlb"), public)
+                return
+            client, server = ENDS
+            rate_attachments(lab, ENDS, self.settings.attachment_rate * rate_scale)
+            stack.enter_context(downloads.serving(lab.host(server)))
+            yield LabCloud(self.name, lab, client, address_for(topology, client, server), {})
+
+
+#: Client and server of east-west traffic, in zone a.
+ENDS = ("web1", "app2")
+
+
+def sized(name: str, firewalls: int) -> Topology:
+    return with_firewalls(load_topology(name), firewalls).model_copy(update={"mtu": MTU})
+
+
+def architectures(settings: Settings) -> list[LabArchitecture]:
+    """Return the four."""
+    return [LabArchitecture(name, settings) for name in TITLES]
+
+
+def calibrator(settings: Settings) -> Callable[[], Calibration]:
+    """Return a short measurement of what one firewall and one tunnel carry here without limits."""
+
+    def measured() -> Calibration:
+        free = replace(settings, rating=1e11, attachment_rate=1e11)
+        carried = {}
+        for name in (GWLB, VPN):
+            with LabArchitecture(name, free).build(1, 1.0) as cloud:
+                carried[name] = cloud.throughput(8, 2.0)
+        return calibrate(carried[GWLB], carried[VPN], settings)
+
+    return measured
