@@ -30,7 +30,7 @@ from pathlib import Path
 from typing import Any
 
 from testbed.bench import CLIENT, SERVER, Target, ping, turn_around
-from testbed.bridges import appctl
+from testbed.bridges import appctl, datapath_name
 from testbed.lab import Lab
 from testbed.probes import datagrams, flows, iperf3
 from testbed.probes.child import ProbeError
@@ -304,16 +304,15 @@ def fill_up(lab: Lab, wanted: int) -> int:
 def sticky_flows(lab: Lab) -> int:
     """Return the UDP flows in the conntrack zones of all VPC endpoints."""
     zones = endpoint_index(lab.topology).values()
-    return sum(number_of("UDP", appctl("dpctl/ct-stats-show", datapath(lab), f"zone={zone}")) for zone in zones)
+    return sum(
+        number_of("UDP", appctl("dpctl/ct-stats-show", datapath_name(lab.journal.datapath), f"zone={zone}"))
+        for zone in zones
+    )
 
 
 def cached_flows(lab: Lab) -> int:
     """Return the number of flows in Open vSwitch's cache; it forgets one that was idle for 10 s."""
-    return number_of("flows", appctl("dpctl/show", datapath(lab)))
-
-
-def datapath(lab: Lab) -> str:
-    return f"{lab.datapath}@ovs-{lab.datapath}"
+    return number_of("flows", appctl("dpctl/show", datapath_name(lab.journal.datapath)))
 
 
 def number_of(name: str, text: str) -> int:

@@ -109,7 +109,8 @@ def remove(journal: Journal) -> None:
         for zone in journal.zones:
             words += ["--", "--if-exists", "del-zone-tp", journal.datapath, f"zone={zone}"]
             # Without a datapath (the last bridge was somebody's and is gone) there is nothing to flush.
-            subprocess.run(["ovs-appctl", "dpctl/flush-conntrack", f"zone={zone}"], capture_output=True, check=False)
+            flush = ["ovs-appctl", "dpctl/flush-conntrack", datapath_name(journal.datapath), f"zone={zone}"]
+            subprocess.run(flush, capture_output=True, check=False)
     if words:
         vsctl(*words)
     if any(["bumpwire", "made"] in row[2][1] for row in datapaths):
@@ -161,6 +162,11 @@ def refresh_counters() -> None:
         appctl("revalidator/wait")
     except MachineError:
         appctl("revalidator/purge")
+
+
+def datapath_name(datapath: str) -> str:
+    """Return what ``dpctl`` calls the datapath of a type; without a name it wants there to be only one."""
+    return f"{datapath}@ovs-{datapath}"
 
 
 def flow_packets(bridge: str) -> list[tuple[int, int]]:

@@ -186,7 +186,7 @@ def footprint(lab: Lab, flows: int, connections: float) -> Footprint:
     processes["controller"] = lab.controller.process.pid
     if lab.management:
         processes["management"] = lab.management.process.pid
-    tracked = zone_entries(bridges.appctl("dpctl/dump-conntrack"))
+    tracked = zone_entries(bridges.appctl("dpctl/dump-conntrack", bridges.datapath_name(lab.journal.datapath)))
     timeouts, programs = zone_timeouts(lab.topology, lab.time_scale), lab.programs
     switches = {name: bridges.bridge_name(name) for name in programs}
     return Footprint(

@@ -205,7 +205,7 @@ def test_where_all_are_unhealthy_all_get_new_flows_and_none_moves(lab: Lab) -> N
 def conntrack(lab: Lab, ports: Iterable[int]) -> list[str]:
     """Return the connections of these client ports that the load balancer gives to a target."""
     zones = endpoint_zones(lab.topology)["gwlb"].values()
-    rows = bridges.appctl("dpctl/dump-conntrack").splitlines()
+    rows = bridges.appctl("dpctl/dump-conntrack", bridges.datapath_name(lab.journal.datapath)).splitlines()
     wanted = [f"sport={port}," for port in ports]
     marked = [row for row in rows if re.search(r"mark=(?!0\b)", row) and any(each in row for each in wanted)]
     return [row for row in marked if int(re.findall(r"zone=(\d+)", row)[0]) in zones]
@@ -358,7 +358,7 @@ def idle_timeouts(lab: Lab) -> set[int]:
 def dealt(lab: Lab, count: int) -> dict[tuple[int, int], str]:
     """Send a datagram of each of *count* flows, and return which firewall each went to, by its ports."""
     zone = endpoint_zones(lab.topology)["gwlb"][INBOUND]
-    bridges.appctl("dpctl/flush-conntrack", f"zone={zone}")
+    bridges.appctl("dpctl/flush-conntrack", bridges.datapath_name(lab.journal.datapath), f"zone={zone}")
     taps = {name: Tap(lab.host(name).pid, "eth0") for name in lab.firewalls}
     found: dict[tuple[int, int], str] = {}
 

@@ -145,12 +145,13 @@ def test_flows_spread_over_the_zones_firewalls_and_none_is_split(lab: Lab) -> No
 
 
 def test_idle_timeouts_of_the_flow_table_are_awss(lab: Lab) -> None:
-    from testbed.bridges import appctl, vsctl
+    from testbed.bridges import appctl, datapath_name, vsctl
 
     policy = vsctl("list-zone-tp", lab.journal.datapath)
     assert "tcp_established=350" in policy
     assert "udp_multiple=120" in policy
     lab.host("web1").run(["ping", "-c1", str(lab.host("app2").address)])
     zones = {f"zone={zone}" for zone in lab.journal.zones}
-    entries = [line for line in appctl("dpctl/dump-conntrack").splitlines() if any(zone in line for zone in zones)]
+    tracked = appctl("dpctl/dump-conntrack", datapath_name(lab.journal.datapath))
+    entries = [line for line in tracked.splitlines() if any(zone in line for zone in zones)]
     assert any("icmp" in entry and "mark=" in entry for entry in entries)
