@@ -253,7 +253,10 @@ class TunnelEnd(Part):
         self._pid = pid
         self._run = directory / self.name
         self._run.mkdir(parents=True, exist_ok=True)
-        self._preload = None if kernel_esp else build_shim(directory)
+        self._preload = ""
+        if not kernel_esp:  # a copy in its own /run, which may hide where the library was compiled
+            shutil.copy(build_shim(directory), self._run)
+            self._preload = "LD_PRELOAD=/run/tun_mtu.so "
         (self._run / "strongswan.conf").write_text(strongswan_conf(kernel_esp, rate, time_scale))
         configuration = self._run / "swanctl.conf"
         configuration.touch(mode=0o600)
@@ -265,8 +268,7 @@ class TunnelEnd(Part):
         """Start charon; it loads its connection by itself, and the customer's side begins."""
         for left in ("vici", "charon.pid"):
             (self._run / left).unlink(missing_ok=True)
-        preload = f"LD_PRELOAD={self._preload} " if self._preload else ""
-        inside = f'mount --bind "$0" /run && {preload}STRONGSWAN_CONF=/run/strongswan.conf exec {CHARON}'
+        inside = f'mount --bind "$0" /run && {self._preload}STRONGSWAN_CONF=/run/strongswan.conf exec {CHARON}'
         command = ["nsenter", "-t", str(self._pid), "-n", "unshare", "--mount", "sh", "-c", inside, str(self._run)]
         with self.log.open("a") as log:
             self.process = subprocess.Popen(
