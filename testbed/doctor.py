@@ -307,6 +307,9 @@ def kernel_esp() -> bool:
 def check_esp(machine: Machine) -> Capability:
     if not machine.root():
         return Capability("IPsec", State.UNKNOWN, "unknown without root", "IPsec tunnels", USE_SUDO)
+    if not machine.program("swanctl"):
+        remedy = apt("strongswan-charon", "strongswan-swanctl", "libcharon-extra-plugins")
+        return Capability("IPsec", State.MISSING, "strongSwan is not installed", "IPsec tunnels", remedy)
     if machine.succeeds(*in_namespace(ESP_STATE)):
         return Capability("IPsec", State.OK, "ESP with AES-GCM in the kernel")
     if not machine.exists("/usr/lib/ipsec/plugins/libstrongswan-kernel-libipsec.so"):

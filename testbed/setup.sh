@@ -38,6 +38,7 @@ install_packages() {
     if [[ -d /run/systemd/system ]]; then
       [[ " $* " != *" openssh-server "* ]] || as_root systemctl disable ssh.service ssh.socket || true
       [[ " $* " != *" redis-server "* ]] || as_root systemctl disable redis-server.service || true
+      [[ " $* " != *" strongswan-charon "* ]] || as_root systemctl disable strongswan-starter.service || true
       [[ " $* " != *" bird2 "* ]] || as_root systemctl disable bird.service || true
       [[ " $* " != *" haproxy "* ]] || as_root systemctl disable haproxy.service || true
     fi

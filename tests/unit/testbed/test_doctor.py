@@ -221,6 +221,13 @@ def test_what_is_not_ok_says_what_it_costs_and_what_to_do(machine: Described) ->
             "needs IPsec: install it with apt-get install strongswan-charon strongswan-swanctl libcharon-extra-plugins",
         ),
         (
+            "IPsec",
+            Described(no_programs={"swanctl"}),
+            "missing",
+            "strongSwan is not installed",
+            "needs IPsec: install it with apt-get install strongswan-charon strongswan-swanctl libcharon-extra-plugins",
+        ),
+        (
             "socket buffers",
             Described(no_files={"/proc/sys/net/core/rmem_default"}),
             "degraded",
