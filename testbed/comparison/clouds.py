@@ -26,7 +26,7 @@ from testbed.comparison.model import (
 )
 from testbed.lab import Lab
 from testbed.probes import downloads, source_log
-from testbed.rating import rate_attachments, rate_firewalls
+from testbed.rating import interfaces, rate_attachments, rate_firewalls
 from testbed.wire import Tap
 from topologies.fabric import tunnels, tunnels_of
 from topologies.loader import load_topology
@@ -128,7 +128,12 @@ def judge(found: downloads.Downloads, died: float) -> Failure:
 
 
 def kill(lab: Lab, name: str) -> None:
-    """Kill a firewall with all that runs on it: the ends of its tunnels before its BGP, which could say goodbye."""
+    """Let a firewall's machine die: its links, then all that runs on it.
+
+    Its kernel would carry the sessions on that need no more inspection, and its BGP would say goodbye.
+    """
+    for interface in interfaces(lab, name):
+        lab.host(name).run(["ip", "link", "set", interface, "down"])
     mine = set(tunnels_of(lab.topology, name))
     for plan in tunnels(lab.topology):
         if plan.name in mine:

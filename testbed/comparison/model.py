@@ -152,9 +152,12 @@ class Cloud(Protocol):
 class Architecture(Protocol):
     """A way to insert firewalls. *most* is the number of firewalls beyond which there is none more to build."""
 
-    name: str
-    title: str
-    most: int
+    @property
+    def name(self) -> str: ...
+    @property
+    def title(self) -> str: ...
+    @property
+    def most(self) -> int: ...
 
     def build(self, firewalls: int, rate_scale: float) -> AbstractContextManager[Cloud]:
         """Build it, to be taken down at the end of the block."""
