@@ -191,7 +191,7 @@ def die(run: Run, lab: Lab, count: int) -> None:
 def lose(run: Run, lab: Lab, requests: int) -> None:
     """Make flows that keep their address: where the answer reaches another firewall, the flow dies.
 
-    Linux hashes both directions of a flow alike, which AWS does not promise: then a hash that tells them apart is taken.
+    Linux hashes both directions of a flow alike, which AWS does not promise: so a hash that does not is taken.
     """
     web1, app2 = lab.host("web1"), lab.host("app2")
     with source_log.application(app2, PORT):
