@@ -19,11 +19,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from firewall_vnf.adapter import AdapterError, DataInterface, Loop, Turnaround
-from firewall_vnf.config import Config, ConfigError, load_config
+from firewall_vnf.cloud_api import CloudApi, Failover
+from firewall_vnf.config import Config, ConfigError, HaConfig, load_config
 from firewall_vnf.control import ControlError
 from firewall_vnf.control_server import ControlServer
 from firewall_vnf.engine import Engine
+from firewall_vnf.ha_link import HaLinkError, HaService
 from firewall_vnf.health import HealthError, HealthPort
+from firewall_vnf.high_availability import HighAvailability
 from firewall_vnf.inspection import InspectionError, load_inspections
 from firewall_vnf.log import Log, LogError, LogWriter
 from firewall_vnf.management import ManagementError, ManagementPort
@@ -47,12 +50,15 @@ class Firewall:
         self._interface = _open_interface(config)
         self._writer = LogWriter(config.log_directory)
         self._log = Log(config.name, self._writer.write, epoch)
-        self._backend, self._sharing = None, None
+        self._redis, self._sharing, self._ha = None, None, None
         if config.session_store:
             from firewall_vnf.redis_store import RedisBackend  # its library takes longer to load than all the rest
 
-            self._backend = RedisBackend(str(config.session_store))
-            self._sharing = Sharing(self._backend, self._log, epoch)
+            self._redis = RedisBackend(str(config.session_store))
+            self._sharing = Sharing(self._redis, self._log, epoch)
+        elif config.high_availability:
+            self._ha, self._failover = _open_pair(config.high_availability, self._log)
+            self._sharing = Sharing(self._ha.sync, self._log, epoch)
         parts = config, policy, self._log, inspections, self._sharing
         if isinstance(self._interface, DataInterface):
             self._engine = Engine(*parts)
@@ -64,8 +70,8 @@ class Firewall:
             "interface": config.interface or ", ".join(config.interfaces),
             "policy": str(config.policy),
         }
-        self._control = ControlServer(config.control, self._engine, epoch, self._counters, self._reload, info)
-        services = (self._control, self._sharing) if self._sharing else (self._control,)
+        self._control = ControlServer(config.control, self._engine, epoch, self._counters, self._reload, info, self._ha)
+        services = [part for part in (self._control, self._sharing, self._ha) if part is not None]
         self.loop: Loop[Any] = Loop(self._interface, self._engine, *services)
         self._health = HealthPort(
             config.health_port, lambda: time.monotonic() - self.loop.heartbeat, config.health_limit
@@ -92,9 +98,13 @@ class Firewall:
         if self._management:
             self._management.close()
         self._control.close()
-        if self._backend and self._sharing:
+        if self._sharing:
             self._sharing.close(now)  # before the sessions end here, which for the other firewalls they do not
-            self._backend.close()
+        if self._redis:
+            self._redis.close()
+        if self._ha:
+            self._ha.close(now)
+            self._failover.close()
         self._engine.close(now)
         self._interface.close()
         self._log.system("general", "informational", f"firewall {self._config.name} stopped", now)
@@ -106,11 +116,12 @@ class Firewall:
             self._reload(now)
 
     def _counters(self) -> dict[str, int]:
+        backend = self._ha.sync if self._ha else self._redis
         return self._engine.counters | {
             "pkt_send_errors": self._interface.send_errors,
             "pkt_buffer_lost": self._interface.lost(),
             "log_lost": self._writer.lost,
-            "session_shared_lost": self._backend.lost if self._backend else 0,
+            "session_shared_lost": backend.lost if backend is not None else 0,
         }
 
     def _reading(self) -> Reading:
@@ -136,6 +147,14 @@ class Firewall:
             self._log.system("policy-commit-failed", "high", f"policy not changed: {error}", now)
             raise ValueError(str(error)) from error
         self._engine.commit(policy, now)
+
+
+def _open_pair(config: HaConfig, log: Log) -> tuple[HaService, Failover]:
+    """Return this firewall's half of an active/passive pair. Raises HaLinkError."""
+    boot = time.time_ns()
+    failover = Failover(CloudApi(config.cloud), config.scaled_plan)
+    machine = HighAvailability(config, boot, time.monotonic())
+    return HaService(machine, config.here, config.there, config.secret, failover, log, boot, time.monotonic), failover
 
 
 def _open_interface(config: Config) -> DataInterface | QueueInterface:
@@ -168,7 +187,7 @@ def main(arguments: list[str] | None = None) -> None:
             firewall.close()
     except (ConfigError, InspectionError, PolicyError) as error:
         fail(error, 2)
-    except (AdapterError, ControlError, HealthError, LogError, ManagementError) as error:
+    except (AdapterError, ControlError, HaLinkError, HealthError, LogError, ManagementError) as error:
         fail(error, 3)
 
 

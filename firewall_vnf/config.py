@@ -20,6 +20,8 @@ A routed firewall has, instead of ``interface`` and ``zones``, the zones of the 
     queue: 0                         # the NFQUEUE that iptables hands forwarded packets to
     bypass: true                     # let the kernel carry sessions that need no more inspection
     fail_open: false                 # let packets pass a full queue
+
+One of an active/passive pair also has the section ``high_availability``, see :class:`HaConfig`.
 """
 
 from __future__ import annotations
@@ -32,6 +34,8 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, RedisDsn, StringConstraints, ValidationError, model_validator
 from pydantic_core import PydanticCustomError
 
+from firewall_vnf.cloud_api import FailoverPlan
+from firewall_vnf.high_availability import HaLink, HaSettings
 from firewall_vnf.session import Timers
 
 EndpointId = Annotated[str, StringConstraints(pattern=r"^vpce-0[0-9a-f]{16}$")]
@@ -64,6 +68,32 @@ class EngineConfig(BaseModel):
     icmp_unreachable: bool = False
 
 
+class HaConfig(HaSettings):
+    """One of an active/passive pair: its addresses (``here``) and the peer's (``there``) on each link.
+
+    ``secret`` is the pair's. ``cloud`` is the URL of the API that carries ``plan`` out when this firewall becomes
+    active; ``time_scale`` divides the plan's times too.
+    """
+
+    here: dict[HaLink, IPv4Address]
+    there: dict[HaLink, IPv4Address]
+    secret: str = Field(min_length=1)
+    cloud: str
+    plan: FailoverPlan = FailoverPlan()
+
+    @model_validator(mode="after")
+    def _has_both_links(self) -> HaConfig:
+        if not self.here.keys() == self.there.keys() == set(HaLink):
+            raise PydanticCustomError("links", "give an address for ha1 and for ha2, here and there")
+        return self
+
+    @property
+    def scaled_plan(self) -> FailoverPlan:
+        """The plan with its times divided by ``time_scale``."""
+        times = ("retry", "watch", "patience")
+        return self.plan.model_copy(update={name: getattr(self.plan, name) / self.time_scale for name in times})
+
+
 class Config(EngineConfig):
     """The whole file. ``address`` (optional) restricts what is accepted to frames for it.
 
@@ -93,6 +123,7 @@ class Config(EngineConfig):
     management_port: int = Field(default=9090, ge=1, le=65535)
     metrics_interval: float = Field(default=5.0, gt=0)
     session_store: RedisDsn | None = None
+    high_availability: HaConfig | None = None
 
     @model_validator(mode="after")
     def _is_of_one_kind(self) -> Config:
@@ -119,7 +150,8 @@ def load_config(path: Path) -> Config:
         if first["type"] == "kind":
             place, message = "interface", "give either this (behind a GWLB) or 'interfaces' (a routed firewall)"
         elif first["type"] == "extra_forbidden":
-            known = Timers if first["loc"][0] == "timers" else Config
+            sections: dict[str, type[BaseModel]] = {"timers": Timers, "high_availability": HaConfig}
+            known = sections.get(str(first["loc"][0]), Config)
             message = f"unknown setting; known are {', '.join(sorted(known.model_fields))}"
         elif first["type"] == "missing":
             message = "missing; every firewall needs it"

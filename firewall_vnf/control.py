@@ -5,7 +5,8 @@ The socket is a local stream socket. A request is one line of JSON, ``{"command"
 "ssh"}``; the answer is one line of JSON, an object, with ``error`` in it if the request failed. Commands:
 
 ``info``
-    ``name``, ``policy`` (its file), ``sessions``, ``capacity``, ``pid``, ``interface``
+    ``name``, ``policy`` (its file), ``sessions``, ``capacity``, ``pid``, ``interface``; of one of a pair ``ha``, see
+    :func:`firewall_vnf.control_server.describe_pair`
 ``counters``
     ``counters``: name to value, see :mod:`firewall_vnf.counters`
 ``sessions``
@@ -15,6 +16,8 @@ The socket is a local stream socket. A request is one line of JSON, ``{"command"
     the same, and ends the sessions that it lists
 ``reload``
     loads the policy file again; a wrong one changes nothing, and ``error`` says why
+``suspend``, ``functional``
+    takes this firewall out of its pair, lets it take part again; ``ha``
 """
 
 from __future__ import annotations
@@ -27,7 +30,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-COMMANDS = ("info", "counters", "sessions", "clear", "reload")
+COMMANDS = ("info", "counters", "sessions", "clear", "reload", "suspend", "functional")
 FILTERS = (
     "id", "application", "state", "source", "source_port", "destination", "destination_port", "protocol", "zone",
     "endpoint", "rule",
@@ -86,6 +89,14 @@ class Control:
     def reload(self) -> None:
         """Load the policy file again, and match all sessions again with their next packet."""
         self._ask({"command": "reload"})
+
+    def suspend(self) -> None:
+        """Take the firewall out of its pair: the other becomes active."""
+        self._ask({"command": "suspend"})
+
+    def functional(self) -> None:
+        """Let a suspended firewall take part in its pair again."""
+        self._ask({"command": "functional"})
 
     def _ask(self, request: Mapping[str, object]) -> dict[str, Any]:
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:

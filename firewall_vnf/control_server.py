@@ -18,6 +18,8 @@ from typing import Any
 
 from firewall_vnf.control import COMMANDS, FILTERS, Control, ControlError
 from firewall_vnf.engine import Engine
+from firewall_vnf.ha_link import HaService
+from firewall_vnf.high_availability import HaLink
 from firewall_vnf.session import PROTOCOLS, Session
 
 #: Sessions looked at in one turn.
@@ -57,12 +59,26 @@ def describe(session: Session, now: float, epoch: float) -> dict[str, Any]:
     }
 
 
+def describe_pair(pair: HaService) -> dict[str, Any]:
+    """Return the firewall's state in its pair, and the peer's as it is heard."""
+    machine = pair.machine
+    return {
+        "state": machine.state.value,
+        "reason": machine.reason,
+        "priority": machine.settings.priority,
+        "peer": machine.peer.state.value if machine.peer else "unknown",
+        "links": {link.value: "up" if machine.hears(link) else "down" for link in HaLink},
+        "synchronized": pair.sync.count,
+        "unsent": pair.sync.unsent,
+    }
+
+
 class ControlServer:
     """Answers requests on *path* about *engine*: a service of :class:`firewall_vnf.adapter.Loop`.
 
     *epoch* is the wall time at 0 of the engine's clock. *counters* returns all counters. *reload* loads the
-    policy; it raises ValueError with the reason why not. *info* is added to the answer of ``info``. Raises
-    :class:`ControlError` if the socket cannot be made.
+    policy; it raises ValueError with the reason why not. *info* is added to the answer of ``info``; *pair* is the
+    firewall's half of an active/passive pair. Raises :class:`ControlError` if the socket cannot be made.
     """
 
     def __init__(
@@ -73,9 +89,10 @@ class ControlServer:
         counters: Callable[[], dict[str, int]],
         reload: Callable[[float], None],
         info: Mapping[str, Any],
+        pair: HaService | None = None,
     ) -> None:
         self._path, self._engine, self._epoch = path, engine, epoch
-        self._counters, self._reload, self._info = counters, reload, info
+        self._counters, self._reload, self._info, self._pair = counters, reload, info, pair
         self._clients: dict[int, _Client] = {}
         if path.is_socket():
             if Control(path).answers():
@@ -162,7 +179,13 @@ class ControlServer:
             raise ValueError(f"unknown filter {unknown[0]!r}; known are {', '.join(FILTERS)}")
         if command == "info":
             table = self._engine.table
-            yield json.dumps(dict(self._info) | {"sessions": table.count, "capacity": table.capacity})
+            answer = dict(self._info) | {"sessions": table.count, "capacity": table.capacity}
+            yield json.dumps(answer | ({"ha": describe_pair(self._pair)} if self._pair else {}))
+        elif command in ("suspend", "functional"):
+            if self._pair is None:
+                raise ValueError(f"{command}: this firewall is not one of a pair; give it high_availability")
+            (self._pair.suspend if command == "suspend" else self._pair.functional)(now)
+            yield json.dumps({"ha": describe_pair(self._pair)})
         elif command == "counters":
             yield json.dumps({"counters": self._counters()})
         elif command == "reload":

@@ -41,6 +41,7 @@ from testbed.journal import Journal, lock, new_journal, read_journal
 from testbed.load_balancer import load_balancer
 from testbed.management import ManagementProcess, management_addresses
 from testbed.nodes import Host, no_offload
+from testbed.routed_firewall import HA_PORT
 from testbed.running import refusals
 from testbed.service import STATE, TOPOLOGY, Part
 from testbed.teardown import take_down
@@ -58,7 +59,7 @@ from topologies.fabric import (
     vpn_router,
     zone_of,
 )
-from topologies.model import Topology
+from topologies.model import HighAvailability, Topology
 
 #: Seconds that the parts of a lab are given to come up before the lab gives up; emulated machines are slow.
 PATIENCE = 60.0
@@ -247,6 +248,11 @@ class Lab:
                     (network[link.gwlb], link.appliance, None),
                     (network[link.appliance], "eth0", None),
                 )
+            for pair in self._pairs():
+                one, other = (
+                    (self.hosts[name].pid, HA_PORT, mac_address(f"{name}/{HA_PORT}")) for name in pair.firewalls
+                )
+                nodes.veth(netlink, one, other)
             site.join(netlink, self.topology, self.hosts)
             for name in self.fabric.managed:
                 nodes.veth(
@@ -259,6 +265,10 @@ class Lab:
                     (network[management.NODE], name, None),
                     (network[name], management.INTERFACE, None),
                 )
+
+    def _pairs(self) -> Iterator[HighAvailability]:
+        for vpc in self.topology.vpcs.values():
+            yield from vpc.high_availability.values()
 
     def _commands(self) -> Iterator[tuple[MininetHost, list[str]]]:
         """Yield each node with the commands that configure it."""
@@ -344,7 +354,7 @@ class Lab:
                     self.appliances[name] = self.firewalls[name] = kind(host, commands[name], directory)
                 if name not in scaled:
                     self.appliances[name].start()
-        if commands:
+        if commands or any(self._pairs()):
             self.management = ManagementProcess(
                 self.directory,
                 self.time_scale,
@@ -358,6 +368,7 @@ class Lab:
                     }
                     for name, command in commands.items()
                 },
+                cloud=any(self._pairs()),
             )
 
     def firewall_command(self, name: str) -> list[str]:
@@ -486,7 +497,7 @@ class Lab:
     def settled(self) -> bool:
         """Whether the switches hold what the management wants."""
         status = self.controller.status()
-        wanted = {f"{file.stem}_digest": file_digest(file.read_bytes()) for file in self._files()}
+        wanted = {f"{file.stem}_digest": file_digest(file.read_bytes()) for file in self._files() if file.exists()}
         return self.controller.in_sync(len(self.fabric.elements)) and wanted.items() <= status.items()
 
     def flow_counters(self) -> dict[str, int]:

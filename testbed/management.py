@@ -21,6 +21,9 @@ NODE, INTERFACE = "mgmt", "mgmt0"
 FIRST = IPv4Address("169.254.1.0")
 PREFIX = 16
 STORE_PORT = 6379
+CLOUD_PORT = 8080
+#: Where firewalls call the cloud.
+CLOUD = f"http://{FIRST}:{CLOUD_PORT}"
 STORE = f"redis://{FIRST}:{STORE_PORT}"
 
 
@@ -56,8 +59,12 @@ class ManagementProcess(Service):
         balancers: Mapping[str, int],
         node: int,
         appliances: Mapping[str, Mapping[str, Any]],
+        cloud: bool = False,
     ) -> None:
-        """*balancers* and *node* are the processes whose namespaces the load balancers and the network live in."""
+        """*balancers* and *node* are the processes whose namespaces the load balancers and the network live in.
+
+        *cloud*: firewalls reach the calls of a failover.
+        """
         configuration = directory / "management.config.json"
         settings = {
             "topology": str(directory / TOPOLOGY),
@@ -69,6 +76,7 @@ class ManagementProcess(Service):
             "namespaces": {name: f"/proc/{pid}/ns/net" for name, pid in balancers.items()},
             "management_namespace": f"/proc/{node}/ns/net",
             "appliances": dict(appliances),
+            **({"cloud_address": str(FIRST), "cloud_port": CLOUD_PORT} if cloud else {}),
         }
         configuration.write_text(json.dumps(settings, indent=1))
         self._balancers = tuple(balancers)
@@ -87,6 +95,8 @@ class ManagementProcess(Service):
         try:
             client = self.client
             targets = [target for name in self._balancers for target in client.health(name)]
-            return bool(targets) and all(target["state"] in ("healthy", "unused") for target in targets)
+            return (bool(targets) or not self._balancers) and all(
+                target["state"] in ("healthy", "unused") for target in targets
+            )
         except ManagementError:
             return False

@@ -11,13 +11,17 @@ from typing import Any
 from firewall_vnf.routed import queue_rules
 from testbed.errors import RequestError
 from testbed.firewall import session_settings
+from testbed.management import CLOUD
 from testbed.nat import Application, inbound_rules, outbound_rules
 from testbed.nodes import no_offload
 from topologies.fabric import tunnels_of
-from topologies.model import RoutedFirewall, Topology, Vpc
+from topologies.model import HighAvailability, RoutedFirewall, Topology, Vpc, interface_name
 
 #: The queue of forwarded packets: each firewall has a network namespace, so queues, of its own.
 QUEUE = 0
+#: The interface of a pair's dedicated HA port, a link between the two, and the two addresses on it.
+HA_PORT = "ha1"
+HA_ADDRESSES = IPv4Address("169.254.255.1"), IPv4Address("169.254.255.2")
 
 
 def node_commands(topology: Topology, vpc: Vpc, name: str) -> list[str]:
@@ -33,6 +37,9 @@ def node_commands(topology: Topology, vpc: Vpc, name: str) -> list[str]:
             f"ip link set {part} mtu {topology.mtu} up",
             no_offload(part),
         ]
+    if found := pair_of(vpc, name):
+        address = HA_ADDRESSES[found[1].firewalls.index(name)]
+        commands += [f"ip address add {address}/30 dev {HA_PORT}", f"ip link set {HA_PORT} up"]
     for destination, part in firewall.routes.items():
         router = vpc.subnets[firewall.interfaces[part].subnet].cidr[1]
         commands.append(f"ip route add {destination} via {router} dev {part}")
@@ -94,4 +101,60 @@ def configuration(
         "fail_open": firewall.fail_open,
         "policy": topology.firewalls.policy,
         **session_settings(name, directory, management, time_scale),
+        **pair_settings(topology, vpc, name, time_scale),
+    }
+
+
+def pair_of(vpc: Vpc, name: str) -> tuple[int, HighAvailability] | None:
+    """Return the number, from 1, and the HA pair that firewall *name* is in."""
+    pairs = enumerate(vpc.high_availability.values(), start=1)
+    return next(((number, pair) for number, pair in pairs if name in pair.firewalls), None)
+
+
+def pair_settings(topology: Topology, vpc: Vpc, name: str, time_scale: float) -> dict[str, Any]:
+    """Return the section ``high_availability`` of firewall *name*; nothing where it is not one of a pair."""
+    found = pair_of(vpc, name)
+    if found is None:
+        return {}
+    number, pair = found
+    here = pair.firewalls.index(name)
+    ends = [
+        {"ha1": str(address), "ha2": str(vpc.firewalls[member].trust.address)}
+        for address, member in zip(HA_ADDRESSES, pair.firewalls, strict=True)
+    ]
+    interfaces = {interface_name(member, part): part for member in pair.firewalls for part in ("untrust", "trust")}
+    plan: dict[str, Any]
+    if pair.move == "secondary-ip":
+        moving: dict[str, list[str]] = {}
+        for member in pair.firewalls:
+            for part, item in vpc.firewalls[member].interfaces.items():
+                moving.setdefault(interface_name(name, part), []).extend(map(str, item.secondary_addresses))
+        routes = [
+            {
+                "table": f"{vpc_name}/{table_name}",
+                "destination": str(destination),
+                "interface": interface_name(name, interfaces[target]),
+            }
+            for vpc_name, other in topology.vpcs.items()
+            for table_name, table in other.route_tables.items()
+            for destination, target in table.routes.items()
+            if target in interfaces
+        ]
+        plan = {"addresses": {part: addresses for part, addresses in moving.items() if addresses}, "routes": routes}
+    else:  # those that the first has at the start are the pair's
+        first = pair.firewalls[0]
+        plan = {"instance": name, "interfaces": [interface_name(first, part) for part in ("untrust", "trust")]}
+    return {
+        "high_availability": {
+            "group": number,
+            "priority": 100 + 10 * here,
+            "preemptive": pair.preemptive,
+            "address": ends[here]["ha1"],
+            "time_scale": time_scale,
+            "here": ends[here],
+            "there": ends[1 - here],
+            "secret": f"{topology.name}-{number}",
+            "cloud": CLOUD,
+            "plan": plan,
+        }
     }

@@ -55,7 +55,29 @@ def listen(port: int) -> socket.socket:
     return listening
 
 
-async def run(configuration: Configuration, service: Service, listening: socket.socket, opened: Opened) -> None:
+def listen_cloud(configuration: Configuration, network: Namespace) -> socket.socket | None:
+    """Return a socket that listens on the management network, None where no address is given. Raises ListenError."""
+    if configuration.cloud_address is None:
+        return None
+    address = str(configuration.cloud_address), configuration.cloud_port
+    listening = network.socket()
+    try:
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listening.bind(address)
+        listening.listen()
+    except OSError as error:
+        listening.close()
+        raise ListenError(f"cannot listen on {address[0]}:{address[1]}: {error.strerror}") from None
+    return listening
+
+
+async def run(
+    configuration: Configuration,
+    service: Service,
+    listening: socket.socket,
+    cloud: socket.socket | None,
+    opened: Opened,
+) -> None:
     """Run *service* until SIGTERM or SIGINT. Raises whatever ends a part of it that should not end."""
     loop = asyncio.get_running_loop()
     ended: asyncio.Future[None] = loop.create_future()
@@ -66,7 +88,7 @@ async def run(configuration: Configuration, service: Service, listening: socket.
     checks = HealthChecks(service, opened)
     service.listeners.append(checks.update)
     replace(configuration.status, json.dumps({"pid": os.getpid(), "port": listening.getsockname()[1]}) + "\n")
-    parts = [drain(service), scaling.run(), serve(service, scaling, telemetry, listening)]
+    parts = [drain(service), scaling.run(), serve(service, scaling, telemetry, listening, cloud)]
     tasks = [asyncio.create_task(part) for part in parts]
     try:
         done, _ = await asyncio.wait([ended, checks.failed, *tasks], return_when=asyncio.FIRST_COMPLETED)
@@ -91,7 +113,9 @@ async def drain(service: Service) -> None:
         await until(changed, None if end is None else max(0.0, end - service.clock()))
 
 
-async def serve(service: Service, scaling: Scaling, telemetry: Telemetry, listening: socket.socket) -> None:
+async def serve(
+    service: Service, scaling: Scaling, telemetry: Telemetry, listening: socket.socket, cloud: socket.socket | None
+) -> None:
     """Serve the API. What it needs takes longer to import than all else: the checks go on meanwhile."""
     api = await asyncio.to_thread(importlib.import_module, "controllers.management.api")
     uvicorn = await asyncio.to_thread(importlib.import_module, "uvicorn")
@@ -103,8 +127,11 @@ async def serve(service: Service, scaling: Scaling, telemetry: Telemetry, listen
 
     options: dict[str, Any] = {"lifespan": "off", "ws": "none", "http": "h11", "loop": "asyncio"}
     logs: dict[str, Any] = {"log_config": None, "log_level": "warning", "access_log": False}
-    configured = uvicorn.Config(api.application(service, scaling, telemetry), **options, **logs)
-    await Server(configured).serve([listening])
+    applications = [(api.application(service, scaling, telemetry), listening)]
+    if cloud:
+        applications.append((api.cloud_application(service), cloud))
+    servers = [Server(uvicorn.Config(one, **options, **logs)).serve([where]) for one, where in applications]
+    await asyncio.gather(*servers)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -118,6 +145,7 @@ def main(arguments: list[str] | None = None) -> int:
         listening = listen(configuration.port)
         opened: Opened = {name: Namespace(file) for name, file in configuration.namespaces.items()}
         opened[None] = Namespace(configuration.management_namespace)
+        cloud = listen_cloud(configuration, opened[None])
         service = Service(configuration)
     except (ConfigurationError, TopologyError, StateError) as error:
         print(error, file=sys.stderr)
@@ -125,7 +153,7 @@ def main(arguments: list[str] | None = None) -> int:
     except (ListenError, NamespaceError) as error:
         print(error, file=sys.stderr)
         return 3
-    asyncio.run(run(configuration, service, listening, opened))
+    asyncio.run(run(configuration, service, listening, cloud, opened))
     service.close()
     return 0
 

@@ -18,6 +18,7 @@ from starlette.exceptions import HTTPException
 
 from controllers.management.auto_scaling import LifecycleState, ScalingError
 from controllers.management.metrics import exposition, gateway_elb, vm_series
+from controllers.management.network_interfaces import CallRefusedError
 from controllers.management.scaling import Scaling
 from controllers.management.service import RequestRefusedError, Service, UnknownNameError
 from controllers.management.telemetry import Telemetry
@@ -122,7 +123,7 @@ class EventDescription(Content):
     number: int
     time: float
     """Unix time."""
-    kind: Literal["registration", "health", "attribute", "endpoint", "scaling", "service"]
+    kind: Literal["registration", "health", "attribute", "endpoint", "scaling", "failover", "service"]
     resource: str
     text: str
 
@@ -158,8 +159,22 @@ def application(service: Service, scaling: Scaling, telemetry: Telemetry) -> Fas
     api.include_router(load_balancing(service))
     api.include_router(auto_scaling(scaling))
     api.include_router(observation(service, telemetry))
+    api.include_router(network_interfaces(service))
+    return refusing(api)
+
+
+def cloud_application(service: Service) -> FastAPI:
+    """Return the part of the API that firewalls reach: the calls that a failover makes, and nothing else."""
+    api = FastAPI(title="Bumpwire's cloud", version="1", docs_url=None, redoc_url=None)
+    api.include_router(network_interfaces(service))
+    return refusing(api)
+
+
+def refusing(api: FastAPI) -> FastAPI:
+    """Return *api*, which answers errors as this module says."""
     handlers: list[tuple[type[Exception], Callable[[Request, Any], JSONResponse]]] = [
         (UnknownNameError, lambda _, error: failure(404, str(error))),
+        (CallRefusedError, lambda _, error: failure(400, str(error))),
         (RequestRefusedError, lambda _, error: failure(400, str(error))),
         (ScalingError, lambda _, error: failure(400, str(error))),
         (RequestValidationError, lambda _, error: failure(400, one_line(error))),
@@ -283,6 +298,21 @@ def observation(service: Service, telemetry: Telemetry) -> APIRouter:
             gwlb: [(str(one["az"]), str(one["state"])) for one in service.health(gwlb)] for gwlb in service.groups
         }
         return exposition([*gateway_elb(service.topology, states, statistics), *firewalls])
+
+    return router
+
+
+def network_interfaces(service: Service) -> APIRouter:
+    """Calls of AWS's EC2 API, by which a pair of firewalls moves addresses, interfaces and routes."""
+    router = APIRouter(tags=["Network interfaces"])
+
+    @router.post("/ec2/{action}", responses=REFUSED)
+    async def ec2(
+        action: Annotated[str, Path(description="AWS's name, such as `AssignPrivateIpAddresses`")],
+        parameters: Annotated[dict[str, Any], Body()],
+    ) -> dict[str, Any]:
+        """Do a call; it takes effect when the cloud's delay is over."""
+        return service.call(action, parameters)
 
     return router
 

@@ -9,7 +9,8 @@
      "namespaces": {"gwlb": "/proc/PID/ns/net"}, "management_namespace": "/proc/PID/ns/net",
      "appliances": {"fw1": {"management_address": "169.254.1.1", "command": [argv], "log": path}}}
 
-A load balancer without a namespace checks its targets from the process's own.
+``cloud_address`` is an address of the management network where firewalls reach the calls of a failover, on port
+``cloud_port``; none without it. A load balancer without a namespace checks its targets from the process's own.
 """
 
 from __future__ import annotations
@@ -49,6 +50,8 @@ class Configuration(Part):
     namespaces: dict[str, str] = {}
     management_namespace: str | None = None
     appliances: dict[str, ApplianceConfiguration] = {}
+    cloud_address: IPv4Address | None = None
+    cloud_port: int = Field(default=8080, ge=1, le=65535)
 
     @property
     def memory(self) -> Path:

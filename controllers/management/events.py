@@ -18,8 +18,8 @@ class Event:
     """``time`` is Unix time in seconds. ``text`` is one line about ``resource``, a name of the topology.
 
     Kinds: ``registration`` (a target was registered, deregistered), ``health`` (another state in a zone),
-    ``attribute``, ``endpoint`` (accepted, rejected), ``scaling`` (an activity of an auto scaling group), ``service``
-    (it started).
+    ``attribute``, ``endpoint`` (accepted, rejected), ``scaling`` (an activity of an auto scaling group),
+    ``failover`` (an address, an interface or a route moved), ``service`` (it started).
     """
 
     number: int

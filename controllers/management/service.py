@@ -22,6 +22,7 @@ from typing import Any
 
 from controllers.management.configuration import Configuration
 from controllers.management.events import Events
+from controllers.management.network_interfaces import NetworkInterfaces
 from controllers.management.target_health import TargetGroup
 from controllers.process import send_signal
 from controllers.state import BalancerState, State, TargetHealth
@@ -64,6 +65,9 @@ class Service:
             )
             for name in self.topology.gateway_load_balancers
         }
+        self.interfaces = NetworkInterfaces(
+            lambda: self.topology, self._moved, self.time_scale, self.memory.get("attachments")
+        )
         self.events.record("service", self.topology.name, f"started, time_scale {self.time_scale:g}")
         self.tick()
         self.publish()
@@ -131,6 +135,13 @@ class Service:
             changed = balancer.model_copy(update={"auto_scaling_group": group})
             self._configure(with_balancer(self.topology, gwlb, changed))
 
+    def call(self, action: str, parameters: Mapping[str, Any]) -> dict[str, Any]:
+        """Do a call of :mod:`~controllers.management.network_interfaces`. Raises its CallRefusedError."""
+        answer = self.interfaces.call(action, parameters, self.clock())
+        for listener in self.listeners:
+            listener()
+        return answer
+
     def accept(self, endpoint: str) -> None:
         """Accept an endpoint's connection to its service."""
         self._decide(endpoint, "accepted")
@@ -146,12 +157,15 @@ class Service:
         return self.groups[gwlb].checked(az, target, failure, started)
 
     def tick(self) -> float | None:
-        """Let draining end where its time is over, and return the time when the next one ends, if any drains."""
+        """Let draining end and interfaces move where it is time; return when something is due next, if anything is."""
         now = self.clock()
+        self.interfaces.tick(now)
         over = [group.tick(now) for group in self.groups.values()]
         if any(over):
             self.publish()
-        return min((end for group in self.groups.values() for end in group.draining().values()), default=None)
+        ends = [end for group in self.groups.values() for end in group.draining().values()]
+        due = self.interfaces.due
+        return min(ends if due is None else [*ends, due], default=None)
 
     def publish(self) -> None:
         """Write the files that changed, tell the controller, and record which targets changed their state."""
@@ -233,6 +247,12 @@ class Service:
             raise RequestRefusedError(str(problems[0]))
         self._configure(topology)
         self.events.record("endpoint", endpoint, f"{gwlb}: {decision}")
+
+    def _moved(self, topology: Topology, text: str) -> None:
+        """Take a model in which an address, an interface or a route has moved."""
+        self.remember("attachments", {name: list(place) for name, place in self.interfaces.attachments.items()})
+        self.events.record("failover", topology.name, text)
+        self._configure(topology)
 
     def _configure(self, topology: Topology) -> None:
         """Take another model, publish it, and let those know who act on it."""

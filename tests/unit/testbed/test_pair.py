@@ -1,0 +1,78 @@
+"""An active/passive pair's settings, and the calls of its failover through the managed service and its API."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from controllers.management.api import cloud_application
+from controllers.management.configuration import Configuration
+from controllers.management.service import Service
+from firewall_vnf.config import HaConfig
+from testbed.routed_firewall import pair_settings
+from topologies.loader import load_topology
+
+
+def settings(name: str) -> HaConfig:
+    topology = load_topology("active-passive")
+    section = pair_settings(topology, topology.vpcs["security"], name, 10.0)
+    return HaConfig.model_validate(section["high_availability"])
+
+
+def test_both_ends_of_a_pair_agree() -> None:
+    one, other = settings("fw1"), settings("fw2")
+    assert (one.here, one.there) == (other.there, other.here)
+    assert (one.group, one.secret) == (other.group, other.secret)
+    assert one.priority < other.priority
+    assert {name: [*map(str, found)] for name, found in other.plan.addresses.items()} == {
+        "fw2-untrust": ["10.100.0.24"]
+    }
+    assert [(route.table, route.interface) for route in other.plan.routes] == [("security/tgw-attach-a", "fw2-trust")]
+    assert other.scaled_plan.retry == other.plan.retry / 10
+
+
+def test_pairs_of_a_vpc_are_different_groups() -> None:
+    assert settings("fw1").group != settings("fw3").group
+
+
+@pytest.fixture
+def moment() -> list[float]:
+    return [1000.0]
+
+
+@pytest.fixture
+def service(tmp_path: Path, moment: list[float]) -> Service:
+    file = tmp_path / "topology.yaml"
+    file.write_text(load_topology("active-passive").model_dump_json())
+    names = {name: tmp_path / f"{name}.json" for name in ("state", "controller_status", "status", "events")}
+    clock: Callable[[], float] = lambda: moment[0]  # noqa: E731
+    return Service(Configuration(topology=file, time_scale=10.0, **names), clock)
+
+
+def route(service: Service) -> str:
+    (target,) = service.topology.vpcs["security"].route_tables["tgw-attach-a"].routes.values()
+    return target
+
+
+def test_a_call_takes_effect_after_the_clouds_delay(service: Service, moment: list[float]) -> None:
+    body: dict[str, Any] = {
+        "RouteTableId": "security/tgw-attach-a",
+        "DestinationCidrBlock": "0.0.0.0/0",
+        "NetworkInterfaceId": "fw2-trust",
+    }
+    service.call("ReplaceRoute", body)
+    assert service.tick() == moment[0] + 1.0
+    assert route(service) == "fw1-trust"
+    moment[0] += 1.0
+    assert service.tick() is None
+    assert route(service) == "fw2-trust"
+    assert load_topology(str(service.configuration.topology)) == service.topology
+    assert service.events.since(0)[-1].kind == "failover"
+    assert service.memory["attachments"]["fw2-trust"] == ["security", "fw2", "trust"]
+
+
+def test_firewalls_reach_no_other_part_of_the_api(service: Service) -> None:
+    assert cloud_application(service).openapi()["paths"].keys() == {"/ec2/{action}"}
