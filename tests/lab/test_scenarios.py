@@ -67,6 +67,7 @@ def test_scenario_of_the_managed_service(name: str, settings: list[str], tmp_pat
     ("name", "settings"),
     [
         ("sandwich", []),
+        ("vpn-ecmp", ["requests=48", "flows=16"]),
     ],
 )
 def test_scenario_of_an_older_architecture(name: str, settings: list[str], tmp_path: Path) -> None:
