@@ -6,11 +6,17 @@ import socket
 import threading
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from socketserver import TCPServer
 
 
 class Server(ThreadingHTTPServer):
     daemon_threads = True
     request_queue_size = 128  # a kernel goes on accepting for a process that hangs, as a firewall's does
+
+    def server_bind(self) -> None:
+        """Bind without asking DNS for the address's name, which takes 10 s where no server answers."""
+        TCPServer.server_bind(self)
+        self.server_port = self.socket.getsockname()[1]
 
 
 #: Status, content type and text of the answer for a path.
