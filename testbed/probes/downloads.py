@@ -17,10 +17,11 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from ipaddress import IPv4Address
 from typing import Any
 
+from testbed.probes import web
 from testbed.probes.child import Child, Node, ProbeError
 
 PORT = 80
@@ -118,7 +119,7 @@ class Handler(BaseHTTPRequestHandler):
         """Nothing is logged."""
 
 
-class Server(ThreadingHTTPServer):
+class Server(web.Server):
     request_queue_size = 256
     daemon_threads = True
 

@@ -15,11 +15,12 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from ipaddress import IPv4Address
 from typing import Any, Literal
 
 from testbed.probes.child import Child, Node, ProbeError
+from testbed.probes.web import Server
 
 Protocol = Literal["http", "tcp"]
 
@@ -157,7 +158,7 @@ class TcpServer(socketserver.ThreadingTCPServer):
 def serve(protocol: str, port: int, name: str) -> None:
     handler: type[Any] = HttpHandler if protocol == "http" else TcpHandler
     handler.server_name = name
-    server: type[Any] = ThreadingHTTPServer if protocol == "http" else TcpServer
+    server: type[Any] = Server if protocol == "http" else TcpServer
     server(("0.0.0.0", port), handler).serve_forever()
 
 
