@@ -66,6 +66,7 @@ def test_scenario_of_the_managed_service(name: str, settings: list[str], tmp_pat
 @pytest.mark.parametrize(
     ("name", "settings"),
     [
+        ("active-passive", ["flows=16"]),
         ("sandwich", []),
         ("vpn-ecmp", ["requests=48", "flows=16"]),
     ],
