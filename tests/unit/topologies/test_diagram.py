@@ -75,7 +75,16 @@ def test_mermaid_has_a_node_for_everything_and_every_edge_ends_at_one(drawn: Top
     edges = re.findall(r"^  (\w+) (?:<-->|-\. PrivateLink \.->|<-- GENEVE -->) (\w+)$", text, re.MULTILINE)
     assert {end for edge in edges for end in edge} <= nodes
     # Internet gateways, endpoints, registered firewalls, attachments' interfaces.
-    assert len(edges) == {"gwlb": 3 + 6 + 4 + 6, "autoscale": 0 + 2 + 2 + 6, "active-passive": 1 + 6, "sandwich": 1, "vpn-ecmp": 1 + 4}[drawn.name]
+    assert (
+        len(edges)
+        == {
+            "gwlb": 3 + 6 + 4 + 6,
+            "autoscale": 0 + 2 + 2 + 6,
+            "active-passive": 1 + 6,
+            "sandwich": 1,
+            "vpn-ecmp": 1 + 4,
+        }[drawn.name]
+    )
     for name, place in named(drawn):
         assert f'"{name}' in text or f" {name}" in text, place
 

@@ -54,12 +54,21 @@ def test_a_topology_is_found_by_path_as_well(tmp_path: Path) -> None:
     assert load_topology(file).name == "small"
 
 
+SHIPPED = "active-passive, autoscale, gwlb, sandwich, vpn-ecmp"
+
+
 @pytest.mark.parametrize(
     ("name", "text"),
     [
         ("gwbl", "no topology 'gwbl'; did you mean gwlb? (or give the path of a YAML file)"),
-        ("mine", "no topology 'mine'; there are: active-passive, autoscale, gwlb, sandwich, vpn-ecmp (or give the path of a YAML file)"),
-        ("labs/mine.yaml", "no file labs/mine.yaml; packaged topologies go by name: active-passive, autoscale, gwlb, sandwich, vpn-ecmp"),
+        (
+            "mine",
+            f"no topology 'mine'; there are: {SHIPPED} (or give the path of a YAML file)",
+        ),
+        (
+            "labs/mine.yaml",
+            f"no file labs/mine.yaml; packaged topologies go by name: {SHIPPED}",
+        ),
     ],
 )
 def test_an_unknown_topology(name: str, text: str) -> None:
