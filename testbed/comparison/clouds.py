@@ -117,10 +117,10 @@ class LabCloud:
 
 
 def judge(found: downloads.Downloads, died: float) -> Failure:
-    """Return what the flows of a failure at *died* say: the longest silence that it began, at most a second later."""
-    silent = [(start, end) for start, end in found.gaps if start <= died + 1.0 and (end is None or end >= died)]
-    ends = [end for _, end in silent]
-    seconds = None if None in ends else max((end - died for end in ends if end is not None), default=0.0)
+    """Return what the flows of a failure at *died* say: the longest silence after it, None if one has no end."""
+    after = [(max(start, died), end) for start, end in found.gaps if end is None or end >= died]
+    lengths = [None if end is None else end - start for start, end in after]
+    seconds = None if None in lengths else max((length for length in lengths if length is not None), default=0.0)
     origin = found.rates[0][0]
     return Failure(
         found.flows, found.lost, seconds, died - origin, tuple((time - origin, rate) for time, rate in found.rates)
