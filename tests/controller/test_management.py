@@ -318,7 +318,7 @@ def test_the_api_describes_every_operation_and_every_schema(make: Callable[..., 
     operations = [
         (path, method, operation) for path, item in document["paths"].items() for method, operation in item.items()
     ]
-    assert len(operations) == 14
+    assert len(operations) == 15
     for path, method, operation in operations:
         assert operation["description"], (path, method)
         assert "422" not in operation["responses"]

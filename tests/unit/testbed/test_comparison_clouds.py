@@ -10,9 +10,9 @@ from testbed.probes.downloads import Downloads, parse
 from testbed.rating import queue
 
 
-def test_a_failure_is_the_longest_silence_that_it_began() -> None:
+def test_a_failure_costs_the_longest_silence_after_it() -> None:
     rates = ((100.0, 5.0), (101.0, 6.0))
-    failure = judge(Downloads(4, 2, rates, ((90.0, 95.0), (100.9, 104.0), (101.0, 103.0), (110.0, 120.0)), ()), 101.0)
+    failure = judge(Downloads(4, 2, rates, ((90.0, 95.0), (100.9, 104.0), (101.0, 103.0), (110.0, 112.0)), ()), 101.0)
     assert (failure.flows, failure.flows_lost, failure.seconds, failure.died) == (4, 2, 3.0, 1.0)
     assert failure.rates == ((0.0, 5.0), (1.0, 6.0))
 
