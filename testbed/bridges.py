@@ -109,8 +109,8 @@ def remove(journal: Journal) -> None:
         for zone in journal.zones:
             words += ["--", "--if-exists", "del-zone-tp", journal.datapath, f"zone={zone}"]
             # Without a datapath (the last bridge was somebody's and is gone) there is nothing to flush.
-            flush = ["ovs-appctl", "dpctl/flush-conntrack", datapath_name(journal.datapath), f"zone={zone}"]
-            subprocess.run(flush, capture_output=True, check=False)
+            # Nor where the machine has bridges of both datapaths: Open vSwitch 3.1 takes no name here, and wants one then.
+            subprocess.run(["ovs-appctl", "dpctl/flush-conntrack", f"zone={zone}"], capture_output=True, check=False)
     if words:
         vsctl(*words)
     if any(["bumpwire", "made"] in row[2][1] for row in datapaths):

@@ -358,7 +358,7 @@ def idle_timeouts(lab: Lab) -> set[int]:
 def dealt(lab: Lab, count: int) -> dict[tuple[int, int], str]:
     """Send a datagram of each of *count* flows, and return which firewall each went to, by its ports."""
     zone = endpoint_zones(lab.topology)["gwlb"][INBOUND]
-    bridges.appctl("dpctl/flush-conntrack", bridges.datapath_name(lab.journal.datapath), f"zone={zone}")
+    bridges.appctl("dpctl/flush-conntrack", f"zone={zone}")
     taps = {name: Tap(lab.host(name).pid, "eth0") for name in lab.firewalls}
     found: dict[tuple[int, int], str] = {}
 
