@@ -109,7 +109,7 @@ def remove(journal: Journal) -> None:
         for zone in journal.zones:
             words += ["--", "--if-exists", "del-zone-tp", journal.datapath, f"zone={zone}"]
             # Without a datapath (the last bridge was somebody's and is gone) there is nothing to flush.
-            # Nor where the machine has bridges of both datapaths: Open vSwitch 3.1 takes no name here, and wants one then.
+            # Nor where there are bridges of both datapaths: Open vSwitch 3.1 takes no name here, but wants one then.
             subprocess.run(["ovs-appctl", "dpctl/flush-conntrack", f"zone={zone}"], capture_output=True, check=False)
     if words:
         vsctl(*words)
