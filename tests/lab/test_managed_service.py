@@ -255,12 +255,16 @@ class Resets:
             tcp = frame[TCP]
             if frame[IP].src == self.address:
                 self.latest[tcp.sport, tcp.dport] = frame
-            elif "R" in tcp.flags:
-                self.found.append(Reset(frame, self.latest[tcp.dport, tcp.sport]))
+            elif "R" in tcp.flags and (segment := self.latest.get((tcp.dport, tcp.sport))):
+                self.found.append(Reset(frame, segment))
         return self.found
 
-    def ports(self) -> set[int]:
-        return {one.client_port for one in self.read()}
+    def of(self, flows: set[int]) -> list[Reset]:
+        """Return those of flows by their client's ports: a flow of a test before may still be ending."""
+        return [one for one in self.read() if one.client_port in flows]
+
+    def ports(self, flows: set[int]) -> set[int]:
+        return {one.client_port for one in self.of(flows)}
 
     def __enter__(self) -> Resets:
         return self
@@ -296,24 +300,25 @@ def test_the_flows_of_a_target_that_leaves_are_reset(lab: Lab, event: str, leave
         before = serving(lab, 24)
         leaving = most(before)
         victims = client_ports(before[leaving], web1.address)
+        mine = client_ports(set[FlowKey]().union(*before.values()), web1.address)
         counted = lab.endpoint_counters()["reset"]
         assert len(conntrack(lab, victims)) >= len(victims)
         leave(lab, leaving)
-        lab.wait(lambda: client.ports() | server.ports() == victims, "the resets")
-        traffic.wait(lambda status: status.alive == 24 - len(client.ports()), "the ends of flows")
+        lab.wait(lambda: client.ports(mine) | server.ports(mine) == victims, "the resets")
+        traffic.wait(lambda status: status.alive == 24 - len(client.ports(mine)), "the ends of flows")
         assert conntrack(lab, victims) == []
         assert lab.endpoint_counters()["reset"] - counted >= len(victims)
         assert {name: flows for name, flows in serving(lab, 24 - len(victims)).items() if flows} == {
             name: flows for name, flows in before.items() if flows and name != leaving
         }
-        found = client.read() + server.read()
+        found, told = client.of(mine) + server.of(mine), client.ports(mine)
     if lab.firewalls[leaving].process.poll() is not None:
         lab.firewalls[leaving].start()
     register(lab, leaving)
     assert {one.client_port for one in found} == victims
     assert all(one.is_the_answer() for one in found)
     died = {flow.local_port: flow.cause for flow in traffic.report.flows if flow.died}
-    assert died == dict.fromkeys({one.client_port for one in client.found}, RESET)
+    assert died == dict.fromkeys(told, RESET)
 
 
 def client_ports(flows: Iterable[FlowKey], client: IPv4Address) -> set[int]:
@@ -324,22 +329,23 @@ def test_an_idle_time_out_that_is_changed_reaches_conntrack_and_its_flows_are_re
     shorter = {"tcp.idle_timeout.seconds": "60", "send_tcp_reset.on_idle_timeout.enabled": "true"}
     assert idle_timeouts(lab) == {scaled(350, TIME_SCALE)}
     pause = {"tcp": 4, "interval": 3.0, "gap": 3.5}
-    with Resets(lab.host("web1")) as client, east_west(lab, **pause) as traffic:
-        now = traffic.wait_established()
-        traffic.wait(lambda status: status.received >= now.received + 2 * 4 * 64, "records after pauses")
-        assert traffic.status().alive == 4
-        assert not client.read()
-        with lab.attributes("gwlb", shorter):
-            assert lab.wait(lambda: idle_timeouts(lab) == {scaled(60, TIME_SCALE)}, "conntrack's new time-outs")
-            counted = lab.endpoint_counters()["reset"]
-            traffic.wait(lambda status: not status.alive, "the resets")
-            found = client.read()
-            assert lab.endpoint_counters()["reset"] - counted >= 4
-            assert lab.flow_counters()["gwlb/connections reset unknown"] >= 4
-            ports = {one.client_port for one in found}
-            assert conntrack(lab, ports) == []
+    with Resets(lab.host("web1")) as client:
+        with east_west(lab, **pause) as traffic:
+            now = traffic.wait_established()
+            traffic.wait(lambda status: status.received >= now.received + 2 * 4 * 64, "records after pauses")
+            assert traffic.status().alive == 4
+            with lab.attributes("gwlb", shorter):
+                assert lab.wait(lambda: idle_timeouts(lab) == {scaled(60, TIME_SCALE)}, "conntrack's new time-outs")
+                counted = lab.endpoint_counters()["reset"]
+                traffic.wait(lambda status: not status.alive, "the resets")
+                assert lab.endpoint_counters()["reset"] - counted >= 4
+                assert lab.flow_counters()["gwlb/connections reset unknown"] >= 4
+        mine = {flow.local_port for flow in traffic.report.flows}
+        found = client.of(mine)
     assert idle_timeouts(lab) == {scaled(350, TIME_SCALE)}
-    assert {(flow.local_port, flow.cause) for flow in traffic.report.flows} == {(port, RESET) for port in ports}
+    assert conntrack(lab, mine) == []
+    assert {one.client_port for one in found} == mine
+    assert {flow.cause for flow in traffic.report.flows} == {RESET}
     assert all(one.is_the_answer() for one in found)
 
 
