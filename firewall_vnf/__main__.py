@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from firewall_vnf.adapter import AdapterError, DataInterface, Loop, Turnaround
-from firewall_vnf.cloud_api import CloudApi, Failover
 from firewall_vnf.config import Config, ConfigError, HaConfig, load_config
 from firewall_vnf.control import ControlError
 from firewall_vnf.control_server import ControlServer
@@ -36,6 +35,7 @@ from firewall_vnf.routed import RoutedEngine
 from firewall_vnf.session_store import Sharing
 
 if TYPE_CHECKING:
+    from firewall_vnf.cloud_api import Failover
     from firewall_vnf.nfqueue import QueueInterface
 
 
@@ -151,6 +151,8 @@ class Firewall:
 
 def _open_pair(config: HaConfig, log: Log) -> tuple[HaService, Failover]:
     """Return this firewall's half of an active/passive pair. Raises HaLinkError."""
+    from firewall_vnf.cloud_api import CloudApi, Failover  # an HTTP client, which others start without
+
     boot = time.time_ns()
     failover = Failover(CloudApi(config.cloud), config.scaled_plan)
     machine = HighAvailability(config, boot, time.monotonic())

@@ -23,8 +23,7 @@ from typing import Any
 from urllib.error import HTTPError
 from urllib.request import ProxyHandler, Request, build_opener
 
-from pydantic import BaseModel, ConfigDict, Field
-
+from firewall_vnf.config import FailoverPlan
 from firewall_vnf.high_availability import Note
 
 #: An interface's instance and secondary addresses.
@@ -100,35 +99,6 @@ def _refusal(error: HTTPError) -> str:
     with error, contextlib.suppress(OSError, ValueError, KeyError, TypeError):
         return " ".join(str(json.loads(error.read())["error"]).split())
     return f"{error.code} {error.reason}"
-
-
-class RouteTarget(BaseModel):
-    """A route that leads to the active firewall's *interface*."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    table: str
-    destination: IPv4Network
-    interface: str
-
-
-class FailoverPlan(BaseModel):
-    """What a firewall has the cloud move when it becomes active.
-
-    ``addresses``: its own interfaces with the secondary addresses that each takes. ``interfaces``: those that are
-    attached to ``instance``, this firewall, in the older way. ``routes`` lead here afterwards.
-    """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    addresses: dict[str, tuple[IPv4Address, ...]] = {}
-    instance: str = ""
-    interfaces: tuple[str, ...] = ()
-    routes: tuple[RouteTarget, ...] = ()
-    #: Seconds between two tries, between two looks at who has the addresses, and until a move must be done.
-    retry: float = Field(default=1.0, gt=0)
-    watch: float = Field(default=5.0, gt=0)
-    patience: float = Field(default=120.0, gt=0)
 
 
 class Failover:

@@ -26,7 +26,7 @@ One of an active/passive pair also has the section ``high_availability``, see :c
 
 from __future__ import annotations
 
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -34,7 +34,6 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, RedisDsn, StringConstraints, ValidationError, model_validator
 from pydantic_core import PydanticCustomError
 
-from firewall_vnf.cloud_api import FailoverPlan
 from firewall_vnf.high_availability import HaLink, HaSettings
 from firewall_vnf.session import Timers
 
@@ -66,6 +65,35 @@ class EngineConfig(BaseModel):
     ipv6: Literal["pass", "drop"] = "drop"
     fragments: Literal["pass", "drop"] = "drop"
     icmp_unreachable: bool = False
+
+
+class RouteTarget(BaseModel):
+    """A route that leads to the active firewall's *interface*."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    table: str
+    destination: IPv4Network
+    interface: str
+
+
+class FailoverPlan(BaseModel):
+    """What a firewall has the cloud move when it becomes active.
+
+    ``addresses``: its own interfaces with the secondary addresses that each takes. ``interfaces``: those that are
+    attached to ``instance``, this firewall, in the older way. ``routes`` lead here afterwards.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    addresses: dict[str, tuple[IPv4Address, ...]] = {}
+    instance: str = ""
+    interfaces: tuple[str, ...] = ()
+    routes: tuple[RouteTarget, ...] = ()
+    #: Seconds between two tries, between two looks at who has the addresses, and until a move must be done.
+    retry: float = Field(default=1.0, gt=0)
+    watch: float = Field(default=5.0, gt=0)
+    patience: float = Field(default=120.0, gt=0)
 
 
 class HaConfig(HaSettings):

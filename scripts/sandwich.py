@@ -12,11 +12,11 @@ from ipaddress import IPv4Address
 
 from testbed.firewall import Firewall
 from testbed.lab import Lab
+from testbed.load_balancer import configured
 from testbed.probes import source_log
 from testbed.results import Table
 from testbed.run import Run
 from testbed.scenario import main
-from topologies.model import Vpc
 
 PORT = 80
 
@@ -27,7 +27,7 @@ def story(run: Run, requests: int = 20, time_scale: float = 60) -> None:
         trusted = {firewall.trust.address: name for name, firewall in vpc.firewalls.items()}
         for name in vpc.instances:
             stack.enter_context(source_log.application(lab.host(name), PORT))
-        lab.wait(lambda: healthy(lab), "all targets to be healthy")
+        lab.wait(lab.balanced, "all targets to be healthy")
 
         for name, kind in (("nlb", "Network Load Balancer"), ("alb", "Application Load Balancer")):
             address = vpc.load_balancers[name].public_address
@@ -64,13 +64,6 @@ def story(run: Run, requests: int = 20, time_scale: float = 60) -> None:
         run.measure("NAT rules of one application", rules, "")
 
 
-def configured(vpc: Vpc, balancer: str, port: int) -> tuple[int, int]:
-    """Return how many listeners and NAT rules an application takes: as many again for each further one."""
-    listener = vpc.load_balancers[balancer].listeners[port]
-    nat = [vpc.firewalls[target].destination_nat[listener.target_port] for target in listener.targets]
-    return 1 + len({(rule.target, rule.port) for rule in nat}), len(nat)
-
-
 def die(run: Run, lab: Lab) -> None:
     """Kill a firewall: its connections are lost, the health check takes it out, the rest goes on."""
     client, vpc = lab.host("client"), lab.topology.vpcs["app"]
@@ -93,10 +86,6 @@ def inbound(firewall: Firewall) -> list[dict[str, str]]:
 
 def states(lab: Lab, balancer: str, target: str) -> set[str]:
     return {one.state for one in lab.balancers[balancer].targets() if one.target == target}
-
-
-def healthy(lab: Lab) -> bool:
-    return all(one.state == "healthy" for balancer in lab.balancers.values() for one in balancer.targets())
 
 
 def nat_table(lab: Lab) -> Table:

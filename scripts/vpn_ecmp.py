@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from testbed.comparison.headroom import cpu_times
 from testbed.lab import Lab
 from testbed.nodes import Host
 from testbed.probes import source_log
@@ -134,14 +135,15 @@ def compare_rates(run: Run, lab: Lab, streams: int, rate_scale: float) -> None:
     run.check("a single flow uses one tunnel", len(used) == 1, ", ".join(used))
     start = cpu_times()
     many = run.iperf3(web1, app2, seconds=4, streams=streams).bits_per_second
-    busy, total = (now - then for now, then in zip(cpu_times(), start, strict=True))
-    run.measure("machine busy", 100 * busy / total, "%")
+    total, idle = (now - then for now, then in zip(cpu_times(), start, strict=True))
+    busy = 1 - idle / total
+    run.measure("machine busy", 100 * busy, "%")
     told = f"{single / 1e6:.2f} of {limit / 1e6:.2f} Mbit/s"
     run.check("a single flow does not exceed its tunnel", 0 < single <= limit * 1.05, told)  # what a burst adds
     told = f"{many / 1e6:.2f} Mbit/s, {many / single:.1f} times one stream"
-    if busy / total > BUSY:
+    if busy > BUSY:
         told += "; this machine's cores, and not the tunnels, were the limit"
-    run.check("many flows do: they have several tunnels", many > 1.3 * limit or busy / total > BUSY, told)
+    run.check("many flows do: they have several tunnels", many > 1.3 * limit or busy > BUSY, told)
 
 
 def die(run: Run, lab: Lab, count: int) -> None:
@@ -262,12 +264,6 @@ def read(file: Path, packet_filter: str) -> list[str]:
     """Return the packets of a capture that a filter lets through, a line each."""
     command = [program("tcpdump"), "-n", "-r", str(file), packet_filter]
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
-
-
-def cpu_times() -> tuple[int, int]:
-    """Return the machine's CPU time so far: busy, and all, in ticks (proc_stat(5): idle and iowait are 4th and 5th)."""
-    ticks = [int(word) for word in Path("/proc/stat").read_text().split("\n")[0].split()[1:9]]
-    return sum(ticks) - ticks[3] - ticks[4], sum(ticks)
 
 
 if __name__ == "__main__":

@@ -32,9 +32,8 @@ def create(journal: Journal, fabric: Fabric, controller_port: int) -> None:
     The caller holds the lab's lock. Raises MachineError when a bridge of that name is somebody else's, or when Open
     vSwitch refuses a port.
     """
-    remove_abandoned()
-    taken = set(vsctl("list-br").split()) & {bridge_name(name) for name in fabric.elements}
-    for name in sorted(taken):
+    _, others = remove_abandoned()
+    for name in sorted(others & {bridge_name(name) for name in fabric.elements}):
         raise MachineError(
             f"Open vSwitch has a bridge {name} that is not the lab's: remove it (ovs-vsctl del-br {name})"
         )
@@ -117,17 +116,16 @@ def remove(journal: Journal) -> None:
         vsctl("remove", "open_vswitch", ".", "datapaths", journal.datapath)
 
 
-def remove_abandoned() -> bool:
-    """Remove the bridges of a lab that ended with the machine's power; return whether there were any.
+def remove_abandoned() -> tuple[set[str], set[str]]:
+    """Remove the bridges of a lab that ended with the machine's power; return their names, and those of all others.
 
     Open vSwitch remembers them over a restart, the journal does not. The caller holds the lab's lock.
     """
-    found = (
-        vsctl("--bare", "--columns=name", "find", "bridge", 'external_ids:bumpwire!=""').split() if running() else []
-    )
-    if found:
-        vsctl(*(word for bridge in found for word in ("--", "del-br", bridge)))
-    return bool(found)
+    rows = json.loads(vsctl("--format=json", "--columns=name,external_ids", "list", "bridge"))["data"]
+    labs = {name for name, (_, ids) in rows if "bumpwire" in dict(ids)}
+    if labs:
+        vsctl(*(word for bridge in sorted(labs) for word in ("--", "del-br", bridge)))
+    return labs, {name for name, _ in rows} - labs
 
 
 def running() -> bool:

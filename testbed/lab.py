@@ -473,6 +473,10 @@ class Lab:
         gwlb = balancer_of(self.topology, appliance)
         return zone_of(self.topology.vpcs[gwlb.vpc], gwlb.appliances[appliance].subnet)
 
+    def balanced(self) -> bool:
+        """Whether all targets of the VPCs' load balancers are healthy."""
+        return all(one.state == "healthy" for balancer in self.balancers.values() for one in balancer.targets())
+
     def target_states(self, target: str) -> set[str]:
         """Return the states of *target*, ``healthy`` and so on, as the zones see it; nothing where it is no target."""
         assert self.management is not None, "targets have states where they are managed"
@@ -571,6 +575,7 @@ def end_running_lab() -> str:
     with held:
         left = read_journal()
         if left is None:
-            return "removed what a lab left in Open vSwitch" if bridges.remove_abandoned() else "nothing is left"
+            removed = bridges.running() and bridges.remove_abandoned()[0]
+            return "removed what a lab left in Open vSwitch" if removed else "nothing is left"
         take_down(left)
         return f"took down what the lab {left.topology} had left behind"

@@ -115,6 +115,12 @@ def no_offload(interface_name: str) -> str:
     return f"ethtool -K {interface_name} tx off rx off tso off gso off gro off > /dev/null"
 
 
+def token_bucket(interface_name: str, rate: float, least_burst: int, latency: str) -> list[str]:
+    """Return the command that lets an interface send at most *rate* bit/s; its burst is what passes in 10 ms."""
+    burst = max(least_burst, int(rate / 8 / 100))
+    return f"tc qdisc replace dev {interface_name} root tbf rate {int(rate)}bit burst {burst} latency {latency}".split()
+
+
 def configure(nodes: Sequence[tuple[MininetHost, Sequence[str]]]) -> None:
     """Run each node's commands in its shell, all nodes at once. Raises RuntimeError with what a node printed."""
     pending = [(node, command_lines(commands)) for node, commands in nodes if commands]

@@ -11,6 +11,7 @@ from collections.abc import Iterable
 
 from testbed.errors import MachineError
 from testbed.lab import Lab
+from testbed.nodes import token_bucket
 from topologies.fabric import tunnels_of
 
 #: How long a packet waits for its turn at most: long enough for the windows of many flows.
@@ -19,8 +20,7 @@ LATENCY = "100ms"
 
 def queue(interface: str, rate: float) -> list[str]:
     """Return the command that lets an interface send at most *rate* bit/s; its burst is what passes in 10 ms."""
-    burst = max(16_000, int(rate / 8 / 100))
-    return f"tc qdisc replace dev {interface} root tbf rate {int(rate)}bit burst {burst} latency {LATENCY}".split()
+    return token_bucket(interface, rate, 16_000, LATENCY)
 
 
 def interfaces(lab: Lab, firewall: str) -> list[str]:

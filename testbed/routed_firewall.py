@@ -15,7 +15,7 @@ from testbed.management import CLOUD
 from testbed.nat import Application, inbound_rules, outbound_rules
 from testbed.nodes import no_offload
 from topologies.fabric import tunnels_of
-from topologies.model import HighAvailability, RoutedFirewall, Topology, Vpc, interface_name
+from topologies.model import HighAvailability, Topology, Vpc, interface_name
 
 #: The queue of forwarded packets: each firewall has a network namespace, so queues, of its own.
 QUEUE = 0
@@ -44,15 +44,16 @@ def node_commands(topology: Topology, vpc: Vpc, name: str) -> list[str]:
         router = vpc.subnets[firewall.interfaces[part].subnet].cidr[1]
         commands.append(f"ip route add {destination} via {router} dev {part}")
     queue = [["iptables", "-w", *rule] for rule in queue_rules(QUEUE, firewall.fail_open, firewall.bypass)]
-    nat = nat_rules(vpc, firewall, tunnels_of(topology, name))
+    nat = nat_rules(vpc, name, tunnels_of(topology, name))
     return commands + [shlex.join(rule) for rule in (*queue, *nat)]
 
 
-def nat_rules(vpc: Vpc, firewall: RoutedFirewall, tunnels: Iterable[str]) -> Iterator[list[str]]:
+def nat_rules(vpc: Vpc, name: str, tunnels: Iterable[str]) -> Iterator[list[str]]:
     """Yield the firewall's NAT rules: destination NAT of what comes to untrust, source NAT of what leaves by it.
 
     What goes back into a tunnel gets the trust interface's address, which BGP leads back to this firewall.
     """
+    firewall = vpc.firewalls[name]
     applications = [
         Application(f"port {port}", port, (vpc.hosts[nat.target].address, nat.port))
         for port, nat in firewall.destination_nat.items()
@@ -65,22 +66,20 @@ def nat_rules(vpc: Vpc, firewall: RoutedFirewall, tunnels: Iterable[str]) -> Ite
         trust_address=firewall.trust.address,
     )
     if firewall.source_nat:
-        yield from outbound_rules("untrust", floating_address(vpc, firewall))
+        yield from outbound_rules("untrust", floating_address(vpc, name))
         for tunnel in tunnels:
             yield from outbound_rules(tunnel, firewall.trust.address, exempt=())
 
 
-def floating_address(vpc: Vpc, firewall: RoutedFirewall) -> IPv4Address:
+def floating_address(vpc: Vpc, name: str) -> IPv4Address:
     """Return the source address of what leaves by untrust: that which moves between the two of an HA pair, or its own.
 
     Both firewalls of a pair translate to it all the time. The cloud gives its packets to the one that has it.
     """
-    for pair in vpc.high_availability.values():
-        members = [vpc.firewalls[name] for name in pair.firewalls]
-        if firewall in members:
-            moving = [address for member in members for address in member.untrust.secondary_addresses]
-            return moving[0] if moving else firewall.untrust.address
-    return firewall.untrust.address
+    found = pair_of(vpc, name)
+    members = [vpc.firewalls[member] for member in found[1].firewalls] if found else []
+    moving = (address for member in members for address in member.untrust.secondary_addresses)
+    return next(moving, vpc.firewalls[name].untrust.address)
 
 
 def configuration(

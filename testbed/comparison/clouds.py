@@ -25,6 +25,7 @@ from testbed.comparison.model import (
     Wire,
 )
 from testbed.lab import Lab
+from testbed.load_balancer import configured
 from testbed.probes import downloads, source_log
 from testbed.rating import interfaces, rate_attachments, rate_firewalls
 from testbed.wire import Tap
@@ -111,9 +112,8 @@ class LabCloud:
         """A listener and NAT on every firewall in the sandwich; nothing elsewhere, where addresses are kept."""
         if self.name != SANDWICH:
             return Application(0, 0)
-        vpc = self.lab.topology.vpcs["app"]
-        listener = vpc.load_balancers["nlb"].listeners[downloads.PORT]
-        return Application(len(listener.targets), 2)
+        listeners, rules = configured(self.lab.topology.vpcs["app"], "nlb", downloads.PORT)
+        return Application(rules, listeners)
 
 
 def judge(found: downloads.Downloads, died: float) -> Failure:
@@ -186,10 +186,7 @@ class LabArchitecture:
                 public = {name: item.public_address for name, item in balancers.items() if item.public_address}
                 for name in topology.vpcs["app"].instances:
                     stack.enter_context(downloads.serving(lab.host(name)))
-                lab.wait(
-                    lambda: all(one.state == "healthy" for each in lab.balancers.values() for one in each.targets()),
-                    "all targets to be healthy",
-                )
+                lab.wait(lab.balanced, "all targets to be healthy")
                 yield LabCloud(self.name, lab, "client", public.pop("nlb"), public)
                 return
             client, server = ENDS

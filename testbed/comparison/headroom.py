@@ -47,11 +47,17 @@ class Headroom:
 def sample(proc: Path = Path("/proc"), clock: Callable[[], float] = time.monotonic) -> Sample:
     """Read ``/proc/stat`` and the threads' ``stat`` (proc(5)); time stolen by a hypervisor is not idle."""
     hertz = os.sysconf("SC_CLK_TCK")
+    total, idle = cpu_times(proc)
+    threads = {thread: ticks / hertz for thread, ticks in _threads(proc)}
+    return Sample(clock(), total, idle, threads)
+
+
+def cpu_times(proc: Path = Path("/proc")) -> tuple[float, float]:
+    """Return the seconds of all CPUs together since boot, and the idle ones of them."""
     first = (proc / "stat").read_text().splitlines()[0]
     # user nice system idle iowait irq softirq steal; what follows (guests) is in user already.
-    times = [int(word) / hertz for word in first.split()[1:9]]
-    threads = {thread: ticks / hertz for thread, ticks in _threads(proc)}
-    return Sample(clock(), sum(times), times[3] + times[4], threads)
+    times = [int(word) / os.sysconf("SC_CLK_TCK") for word in first.split()[1:9]]
+    return sum(times), times[3] + times[4]
 
 
 def _threads(proc: Path) -> Iterator[tuple[tuple[int, int], int]]:

@@ -23,6 +23,7 @@ from enum import Enum
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network
 
 from testbed.errors import RequestError
+from testbed.nodes import token_bucket
 
 #: Bytes of a packet in a tunnel, and of its TCP segment: AES-GCM without NAT-T (Site-to-Site VPN user guide).
 MTU, MSS = 1446, 1406
@@ -145,5 +146,4 @@ def end_commands(tunnel: Tunnel, side: Side, gateway: IPv4Address) -> Commands:
 
 def shaping(rate: float) -> Commands:
     """Return the command that limits what an end sends into its tunnel to *rate* bit/s; both ends do, so both ways."""
-    burst = max(16 * MTU, int(rate / 8 / 100))  # what passes in 10 ms
-    return [f"tc qdisc replace dev ipsec0 root tbf rate {int(rate)}bit burst {burst} latency 50ms".split()]
+    return [token_bucket("ipsec0", rate, 16 * MTU, "50ms")]

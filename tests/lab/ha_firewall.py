@@ -12,7 +12,8 @@ import time
 from ipaddress import IPv4Address
 from pathlib import Path
 
-from firewall_vnf.cloud_api import CloudApi, Failover, FailoverPlan
+from firewall_vnf.cloud_api import CloudApi, Failover
+from firewall_vnf.config import FailoverPlan
 from firewall_vnf.ha_link import HaService
 from firewall_vnf.high_availability import HaLink, HaSettings, HighAvailability
 from firewall_vnf.log import Log

@@ -13,17 +13,16 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 import redis
 from prometheus_client.parser import text_string_to_metric_families
-from pyroute2 import netns
 
 from firewall_vnf.benchmark import frame, ipv4, tcp
 from firewall_vnf.control import Control, ControlError
 from firewall_vnf.packet import ACK, PSH, SYN
+from tests.lab.namespaces import inside
 
 pytestmark = pytest.mark.lab
 
@@ -36,15 +35,6 @@ rules:
   - {name: ssh, application: ssh, service: any, log_end: true, action: allow}
   - {name: rest, service: any, action: drop}
 """
-
-
-@contextmanager
-def inside(namespace: str) -> Iterator[None]:
-    netns.pushns(namespace)
-    try:
-        yield
-    finally:
-        netns.popns()
 
 
 def wait_for(condition: Callable[[], bool], seconds: float = 60.0) -> None:

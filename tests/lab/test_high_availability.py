@@ -9,16 +9,15 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Any
 
 import pytest
-from pyroute2 import netns
 
 from controllers.management.network_interfaces import CallRefusedError, NetworkInterfaces
+from tests.lab.namespaces import inside
 from topologies.loader import load_topology
 from topologies.model import Topology
 
@@ -32,15 +31,6 @@ TAKEOVER, MOVE = 8.0 / TIME_SCALE, 10.0 / TIME_SCALE
 SLACK = 1.5
 PORTS = {"ha1": 28769, "ha2": 29281}
 MOVING, RECORDS = IPv4Address("10.100.0.24"), 2000
-
-
-@contextmanager
-def inside(namespace: str) -> Iterator[None]:
-    netns.pushns(namespace)
-    try:
-        yield
-    finally:
-        netns.popns()
 
 
 def wait_for(condition: Callable[[], bool], seconds: float = 10.0) -> float:

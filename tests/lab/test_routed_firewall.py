@@ -10,15 +10,14 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
-from pyroute2 import netns
 
 from firewall_vnf.control import Control
 from firewall_vnf.routed import LEASE, queue_rules
+from tests.lab.namespaces import inside
 
 pytestmark = pytest.mark.lab
 
@@ -34,15 +33,6 @@ rules:
   - {name: rest, service: any, action: drop, log_end: true}
 """
 BANNER = b"SSH-2.0-OpenSSH_9.2\r\n"
-
-
-@contextmanager
-def inside(namespace: str) -> Iterator[None]:
-    netns.pushns(namespace)
-    try:
-        yield
-    finally:
-        netns.popns()
 
 
 def wait_for(condition: Callable[[], Any], seconds: float = 8.0) -> Any:

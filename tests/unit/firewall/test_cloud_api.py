@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 
-from firewall_vnf.cloud_api import CloudApi, CloudError, Failover, FailoverPlan, RouteTarget
+from firewall_vnf.cloud_api import CloudApi, CloudError, Failover
+from firewall_vnf.config import FailoverPlan, RouteTarget
 
 MOVING = IPv4Address("10.100.0.24")
 ROUTE = RouteTarget(table="security/tgw-a", destination=IPv4Network("0.0.0.0/0"), interface="fw2-trust")
