@@ -28,13 +28,23 @@ policy=/usr/sbin/policy-rc.d
 log=$(mktemp)
 trap 'rm -f "$log"; if grep -qs Bumpwire $policy; then as_root rm -f $policy; fi' EXIT
 
+# A machine that has just been started updates itself, and apt waits for the lock of packages alone, not of lists.
+LOCK_PATIENCE=600
+update_lists() {
+  local output deadline=$((SECONDS + LOCK_PATIENCE))
+  until output=$(as_root apt-get update -qq 2>&1); do
+    if [[ $output != *"Could not get lock"* || $SECONDS -ge $deadline ]]; then echo "$output"; return 1; fi
+    sleep 1
+  done
+}
+
 install_packages() {
   if [[ ! -e $policy ]]; then
     printf '#!/bin/sh\n# while Bumpwire installs packages\nexit 101\n' | as_root tee $policy >/dev/null
     as_root chmod 755 $policy
   fi
-  as_root apt-get update -qq &&
-    as_root apt-get install -y -qq --no-install-recommends "$@" &&
+  update_lists &&
+    as_root apt-get -o DPkg::Lock::Timeout=$LOCK_PATIENCE install -y -qq --no-install-recommends "$@" &&
     if [[ -d /run/systemd/system ]]; then
       [[ " $* " != *" openssh-server "* ]] || as_root systemctl disable ssh.service ssh.socket || true
       [[ " $* " != *" redis-server "* ]] || as_root systemctl disable redis-server.service || true
