@@ -307,19 +307,15 @@ def kernel_esp() -> bool:
 def check_esp(machine: Machine) -> Capability:
     if not machine.root():
         return Capability("IPsec", State.UNKNOWN, "unknown without root", "IPsec tunnels", USE_SUDO)
+    lacks = partial(Capability, "IPsec", State.MISSING, cost="IPsec tunnels", remedy=apt(*STRONGSWAN))
     if not machine.program("swanctl"):
-        remedy = apt("strongswan-charon", "strongswan-swanctl", "libcharon-extra-plugins")
-        return Capability("IPsec", State.MISSING, "strongSwan is not installed", "IPsec tunnels", remedy)
+        return lacks("strongSwan is not installed")
+    if not machine.exists(f"{STRONGSWAN_PLUGINS}/libstrongswan-openssl.so"):
+        return lacks("strongSwan without its plugin openssl")
     if machine.succeeds(*in_namespace(ESP_STATE)):
         return Capability("IPsec", State.OK, "ESP with AES-GCM in the kernel")
-    if not machine.exists("/usr/lib/ipsec/plugins/libstrongswan-kernel-libipsec.so"):
-        return Capability(
-            "IPsec",
-            State.MISSING,
-            "no ESP in this kernel, no userspace ESP",
-            "IPsec tunnels",
-            apt("strongswan-charon", "strongswan-swanctl", "libcharon-extra-plugins"),
-        )
+    if not machine.exists(f"{STRONGSWAN_PLUGINS}/libstrongswan-kernel-libipsec.so"):
+        return lacks("no ESP in this kernel, no userspace ESP")
     if not machine.exists("/dev/net/tun"):
         return Capability("IPsec", State.MISSING, "userspace ESP, but no /dev/net/tun", "IPsec tunnels", "modprobe tun")
     return Capability(
@@ -413,6 +409,10 @@ def in_namespace(*commands: str) -> list[str]:
     return ["unshare", "--net", "sh", "-c", " && ".join(commands)]
 
 
+#: Debian's packages of strongSwan. The openssl plugin, which has all cryptography, is in the "standard" ones, which are
+#: only recommended by the others; userspace ESP is in the "extra" ones.
+STRONGSWAN = ("strongswan-charon", "strongswan-swanctl", "libstrongswan-standard-plugins", "libcharon-extra-plugins")
+STRONGSWAN_PLUGINS = "/usr/lib/ipsec/plugins"
 CLASSIFIER = "tc filter add dev lo ingress bpf direct-action bytecode '1,6 0 0 1,'"
 ESP_STATE = (
     "ip xfrm state add src 127.0.0.1 dst 127.0.0.2 proto esp spi 1 mode tunnel "

@@ -15,7 +15,8 @@ packages=(
   iperf3 iputils-ping openssh-client openssh-server tcpdump tshark           # traffic and captures
   redis-server                                                               # session sharing between firewalls
   libnetfilter-queue-dev libpython3-dev                                      # routed firewalls take packets by NFQUEUE
-  strongswan-charon strongswan-swanctl libcharon-extra-plugins bird2         # VPN attachments: IPsec and BGP
+  strongswan-charon strongswan-swanctl bird2                                 # VPN attachments: IPsec and BGP
+  libstrongswan-standard-plugins libcharon-extra-plugins                     # strongSwan's cryptography, userspace ESP
   haproxy                                                                    # load balancers of the sandwich
   "$([[ $(. /etc/os-release; echo "$ID") == ubuntu ]] && echo linux-tools-generic || echo bpftool)"    # the tests
 )

@@ -70,7 +70,7 @@ def strongswan_conf(kernel_esp: bool, rate: float | None, time_scale: float = 1)
   }}
   filelog {{
     stderr {{
-      default = 0
+      default = 1
     }}
   }}
   syslog {{

@@ -23,8 +23,13 @@ FILES = {
     "/sys/module/nfnetlink_cttimeout": "",
     "/usr/include/bpf/bpf_helpers.h": "",
     "/usr/include/linux/bpf.h": "",
+    "/usr/lib/ipsec/plugins/libstrongswan-openssl.so": "",
 }
 
+INSTALL_STRONGSWAN = (
+    "needs IPsec: install it with apt-get install strongswan-charon strongswan-swanctl libstrongswan-standard-plugins "
+    "libcharon-extra-plugins"
+)
 BOOT = "boot the distribution's kernel (linux-image-amd64, on Ubuntu linux-modules-extra too)"
 
 
@@ -218,14 +223,21 @@ def test_what_is_not_ok_says_what_it_costs_and_what_to_do(machine: Described) ->
             Described(refused={"xfrm"}),
             "missing",
             "no ESP in this kernel, no userspace ESP",
-            "needs IPsec: install it with apt-get install strongswan-charon strongswan-swanctl libcharon-extra-plugins",
+            INSTALL_STRONGSWAN,
         ),
         (
             "IPsec",
             Described(no_programs={"swanctl"}),
             "missing",
             "strongSwan is not installed",
-            "needs IPsec: install it with apt-get install strongswan-charon strongswan-swanctl libcharon-extra-plugins",
+            INSTALL_STRONGSWAN,
+        ),
+        (
+            "IPsec",
+            Described(no_files={"/usr/lib/ipsec/plugins/libstrongswan-openssl.so"}),
+            "missing",
+            "strongSwan without its plugin openssl",
+            INSTALL_STRONGSWAN,
         ),
         (
             "socket buffers",
