@@ -5,6 +5,9 @@ phase 2 for 3,600 s, rekeyed 270 to 540 s before, a replay window of 1,024, dead
 for the customer gateway to begin (startup action ``add``) and clears a dead tunnel; the customer gateway starts it
 again.
 
+charon listens before it has loaded its connection, and refuses what comes then (NO_PROPOSAL_CHOSEN), which ends the
+attempt for good: strongSwan tries again after silence only. So the end that waits hears nothing until it has loaded.
+
 With the kernel's ESP the tunnel is an XFRM interface; without, a TUN device of strongSwan's ``kernel-libipsec``, which
 always encapsulates in UDP (NAT-T). Either is named ``ipsec0``, so that all else is the same. ``kernel-libipsec``
 reads at most 1,400 bytes a packet, whatever the device's MTU; ``tun_mtu.c`` tells it AWS's.
@@ -35,6 +38,10 @@ PLUGINS = "random nonce kdf hmac sha2 openssl pem pkcs1 x509 revocation constrai
 PHASE1, PHASE2, MARGIN, DPD = 28_800, 3_600, 270, 30
 #: Seconds that charon may take to answer on its socket.
 ANSWER = 10.0
+#: Commands for the namespace of an end that waits: before charon starts, and after it has loaded its connection.
+DEAF, HEARING = (f"iptables -w -P INPUT {policy}" for policy in ("DROP", "ACCEPT"))
+#: Commands that take the kernel's ESP out of an end's namespace.
+FORGET = ("ip link delete ipsec0", "ip xfrm state flush", "ip xfrm policy flush")
 SHIM = Path(__file__).with_name("tun_mtu.c")
 
 
@@ -42,7 +49,7 @@ class VpnError(Error):
     """A daemon of the VPN did not do what it was asked to. One line: which tunnel or speaker, and what it said."""
 
 
-def strongswan_conf(kernel_esp: bool, rate: float | None, time_scale: float = 1) -> str:
+def strongswan_conf(side: Side, kernel_esp: bool, rate: float | None, time_scale: float = 1) -> str:
     """Return ``strongswan.conf`` of an end, with paths as charon sees them: its directory is its ``/run``.
 
     *rate* is the tunnel's limit in bit/s, or None. A dead peer is noticed in 30 s: asked after 10 s of silence, and
@@ -54,6 +61,8 @@ def strongswan_conf(kernel_esp: bool, rate: float | None, time_scale: float = 1)
     if kernel_esp:
         device.append(f"ip route replace default dev ipsec0 table {INTO}")
     device += [" ".join(command) for command in (shaping(rate) if rate else [])]
+    load = ["swanctl --load-all --noprompt --file /run/swanctl.conf --uri unix:///run/vici >/dev/null"]
+    load += [HEARING] if side is Side.AMAZON else []
     return f"""charon {{
   load = {PLUGINS} {kernel} socket-default vici updown
   install_routes = {"no" if kernel_esp else "yes"}
@@ -83,7 +92,7 @@ def strongswan_conf(kernel_esp: bool, rate: float | None, time_scale: float = 1)
   }}
   start-scripts {{
     device = {" && ".join(device)}
-    load = swanctl --load-all --noprompt --file /run/swanctl.conf --uri unix:///run/vici >/dev/null
+    load = {" && ".join(load)}
   }}
 }}
 swanctl {{
@@ -251,13 +260,14 @@ class TunnelEnd(Part):
         self.name = f"{tunnel.name}-{side.value}"
         self.tunnel, self.side = tunnel, side
         self._pid = pid
+        self._kernel_esp = kernel_esp
         self._run = directory / self.name
         self._run.mkdir(parents=True, exist_ok=True)
         self._preload = ""
         if not kernel_esp:  # a copy in its own /run, which may hide where the library was compiled
             shutil.copy(build_shim(directory), self._run)
             self._preload = "LD_PRELOAD=/run/tun_mtu.so "
-        (self._run / "strongswan.conf").write_text(strongswan_conf(kernel_esp, rate, time_scale))
+        (self._run / "strongswan.conf").write_text(strongswan_conf(side, kernel_esp, rate, time_scale))
         configuration = self._run / "swanctl.conf"
         configuration.touch(mode=0o600)
         configuration.write_text(swanctl_conf(tunnel, side, kernel_esp, time_scale))
@@ -268,17 +278,25 @@ class TunnelEnd(Part):
         """Start charon; it loads its connection by itself, and the customer's side begins."""
         for left in ("vici", "charon.pid"):
             (self._run / left).unlink(missing_ok=True)
-        inside = f'mount --bind "$0" /run && {self._preload}STRONGSWAN_CONF=/run/strongswan.conf exec {CHARON}'
+        deaf = f"{DEAF} && " if self.side is Side.AMAZON else ""
+        inside = f'mount --bind "$0" /run && {deaf}{self._preload}STRONGSWAN_CONF=/run/strongswan.conf exec {CHARON}'
         command = ["nsenter", "-t", str(self._pid), "-n", "unshare", "--mount", "sh", "-c", inside, str(self._run)]
         with self.log.open("a") as log:
             self.process = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
             )
 
+    def kill(self) -> None:
+        """Kill charon as an accident would, with the ESP that the kernel would go on with: a machine that dies."""
+        super().kill()
+        if self._kernel_esp:
+            for command in FORGET:
+                subprocess.run(["nsenter", "-t", str(self._pid), "-n", *command.split()], stderr=subprocess.DEVNULL)
+
     def wait(self) -> None:
         """Wait until charon has ended, but not for long: 5.9 may spin at its end, then it is killed."""
         super().wait()
-        self.kill()
+        super().kill()
 
     def ready(self) -> bool:
         """Whether the tunnel is up: IKE SA established, child SA installed."""
@@ -308,22 +326,13 @@ class TunnelEnd(Part):
         return None if code is None else f"charon of tunnel {self.name} ended with {code}: {last_line(self.log)}"
 
 
-def wait_ready(ends: Iterable[TunnelEnd], timeout: float = 60.0, patience: float = 10.0) -> None:
-    """Wait until all tunnels are up. Raises VpnError when a charon ends, or a tunnel is not up in *timeout* seconds.
-
-    With ``kernel-libipsec`` a charon sometimes hangs while it sets up its first SA: the ends that are not up after
-    *patience* seconds, counted anew each time, are started again.
-    """
+def wait_ready(ends: Iterable[TunnelEnd], timeout: float = 60.0) -> None:
+    """Wait until all tunnels are up. Raises VpnError when a charon ends, or a tunnel is not up in *timeout* seconds."""
     waiting = list(ends)
-    deadline, again = time.monotonic() + timeout, time.monotonic() + patience
+    deadline = time.monotonic() + timeout
     while waiting := [end for end in waiting if not end.ready()]:
         if problem := next(filter(None, (end.problem() for end in waiting)), None):
             raise VpnError(problem)
         if time.monotonic() > deadline:
             raise VpnError(f"tunnel {waiting[0].name} is not up after {timeout:g} s: {last_line(waiting[0].log)}")
-        if time.monotonic() > again:
-            for end in waiting:
-                end.kill()
-                end.start()
-            again = time.monotonic() + patience
         time.sleep(0.05)

@@ -95,7 +95,8 @@ def start(
         return parts
     in_kernel = kernel_esp()
     scale = min(time_scale, LARGEST_BGP_SCALE)
-    for tunnel, side, end, _ in side_nodes(topology):
+    # Those that wait first: what the others send too early, they send again after a while only.
+    for tunnel, side, end, _ in sorted(side_nodes(topology), key=lambda found: found[1] is Side.CUSTOMER):
         parts[end] = TunnelEnd(
             tunnel,
             side,

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import shutil
 import subprocess
 import sys
 import time
@@ -14,6 +16,7 @@ from typing import Any
 
 import pytest
 
+from testbed import doctor
 from testbed.vpn.bgp import BgpSpeaker, bird_conf
 from testbed.vpn.ipsec import TunnelEnd, wait_ready
 from testbed.vpn.tunnel import Connection, Side, Tunnel, end_commands, joining, router_commands
@@ -57,6 +60,7 @@ class Net:
         self.connections = [connection(number) for number in range(1, firewalls + 1)]
         self.ends: dict[tuple[str, Side], TunnelEnd] = {}
         self.speakers: dict[str, BgpSpeaker] = {}
+        self.kernel_esp = doctor.kernel_esp()
 
     def pid(self, name: str) -> int:
         if name not in self.holders:
@@ -124,13 +128,23 @@ class Net:
                 gateway = IPv4Address(int(tunnel.amazon) | 0xFF) - 1
                 for command in end_commands(tunnel, side, gateway):
                     self.run(end, command)
-                self.ends[tunnel.name, side] = TunnelEnd(
-                    tunnel, side, self.pid(end), self.directory, kernel_esp=False, rate=self.rate, time_scale=TIME_SCALE
-                )
+                self.ends[tunnel.name, side] = self.end(tunnel, side)
         for command in router_commands(connection.tunnels, Side.CUSTOMER):
             self.run(firewall, command)
         configuration = bird_conf([connection], Side.CUSTOMER, [IPv4Network("0.0.0.0/0")], TIME_SCALE)
         self.speakers[firewall] = BgpSpeaker(firewall, self.pid(firewall), configuration, self.directory)
+
+    def end(self, tunnel: Tunnel, side: Side) -> TunnelEnd:
+        """Start the charon of an end."""
+        return TunnelEnd(
+            tunnel,
+            side,
+            self.pid(f"{tunnel.name}-{side.value}"),
+            self.directory,
+            kernel_esp=self.kernel_esp,
+            rate=self.rate,
+            time_scale=TIME_SCALE,
+        )
 
     def down(self) -> None:
         for part in (*self.ends.values(), *self.speakers.values()):
@@ -163,14 +177,14 @@ def net(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Net]:
 
 
 def test_tunnels_come_up_with_aws_proposals(net: Net) -> None:
-    wait_ready(net.ends.values(), timeout=25, patience=5)
+    wait_ready(net.ends.values(), timeout=25)
     wait_for(lambda: all(speaker.ready() for speaker in net.speakers.values()))
     for end in net.ends.values():
         sa = end.sa()
         assert sa is not None
         assert sa.ike == "AES_GCM_16-128/PRF_HMAC_SHA2_256/ECP_256"
         assert sa.esp.startswith("AES_GCM_16-128")
-        assert sa.encapsulated
+        assert sa.encapsulated is not net.kernel_esp
 
 
 def test_bgp_gives_four_equal_next_hops(net: Net) -> None:
@@ -251,3 +265,31 @@ def throughput(net: Net, *options: str) -> float:
     report = json.loads(net.run("host", ["iperf3", "-J", "-c", SERVER, *options]))
     server.wait(5)
     return float(report["end"]["sum_received"]["bits_per_second"])
+
+
+def test_a_customer_that_begins_too_early_is_not_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Amazon's end listens, but its connection is not loaded before the test says so."""
+    gate, program = tmp_path / "gate", tmp_path / "bin" / "swanctl"
+    os.mkfifo(gate)
+    program.parent.mkdir()
+    program.write_text(f'#!/bin/sh\ncat {gate}\nexec {shutil.which("swanctl")} "$@"\n')
+    program.chmod(0o755)
+    net = Net(tmp_path)
+    tunnel = connection(1).tunnels[0]
+    amazon, customer = (f"{tunnel.name}-{side.value}" for side in Side)
+    try:
+        net.veth(amazon, "outside", customer, "outside")
+        for name, side in ((amazon, Side.AMAZON), (customer, Side.CUSTOMER)):
+            net.veth(name, "inside", f"{name}-router", "end")
+            for command in end_commands(tunnel, side, IPv4Address("100.64.1.254")):
+                net.run(name, command)
+        with monkeypatch.context() as patch:
+            patch.setenv("PATH", f"{program.parent}:{os.environ['PATH']}")
+            net.ends[tunnel.name, Side.AMAZON] = net.end(tunnel, Side.AMAZON)
+        wait_for(lambda: ":500 " in net.run(amazon, "ss -lun"))
+        net.ends[tunnel.name, Side.CUSTOMER] = net.end(tunnel, Side.CUSTOMER)
+        wait_for(lambda: re.search("policy [A-Z]+ [1-9]", net.run(amazon, "iptables -w -L INPUT -v -x")))
+        gate.write_text("")
+        wait_ready(net.ends.values(), timeout=25)
+    finally:
+        net.down()

@@ -117,8 +117,8 @@ def test_commands() -> None:
 
 def test_dead_peers_are_given_up_after_30_seconds() -> None:
     assert "dpd_delay = 10s" in swanctl_conf(tunnel(), Side.AMAZON, False)
-    assert "retransmit_timeout = 5\n" in strongswan_conf(False, None)  # 10 + 4 * 5
-    assert "retransmit_timeout = 0.5\n" in strongswan_conf(False, None, 10)
+    assert "retransmit_timeout = 5\n" in strongswan_conf(Side.AMAZON, False, None)  # 10 + 4 * 5
+    assert "retransmit_timeout = 0.5\n" in strongswan_conf(Side.AMAZON, False, None, 10)
 
 
 def test_the_customer_begins_and_amazon_waits() -> None:
@@ -135,11 +135,18 @@ def test_the_customer_begins_and_amazon_waits() -> None:
 
 
 def test_kernel_esp_differs_in_plugin_and_interface_only() -> None:
-    assert "kernel-libipsec" in strongswan_conf(False, None)
-    kernel = strongswan_conf(True, 125e6)
+    assert "kernel-libipsec" in strongswan_conf(Side.AMAZON, False, None)
+    kernel = strongswan_conf(Side.CUSTOMER, True, 125e6)
     assert "kernel-libipsec" not in kernel
     assert "type xfrm dev outside if_id 1" in kernel
     assert "tbf rate 125000000bit" in kernel
+
+
+def test_the_end_that_waits_hears_once_it_has_loaded() -> None:
+    amazon, customer = (strongswan_conf(side, False, None) for side in Side)
+    assert "    load = swanctl --load-all --noprompt" in amazon
+    assert ">/dev/null && iptables -w -P INPUT ACCEPT\n" in amazon
+    assert "iptables" not in customer
 
 
 def test_sas() -> None:
