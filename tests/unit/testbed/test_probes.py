@@ -198,8 +198,8 @@ def test_ping_without_a_summary(output: str) -> None:
 
 def test_ping_that_fails_is_an_error(node: Loopback) -> None:
     needs("ping")
-    with pytest.raises(ProbeError, match=r"^ping here → here \(255.255.255.255\): exit code 2: .*ping broadcast"):
-        ping.measure(node, node, IPv4Address("255.255.255.255"), count=1)
+    with pytest.raises(ProbeError, match=r"^ping here → here \(127.255.255.255\): exit code 2: .*ping broadcast"):
+        ping.measure(node, node, IPv4Address("127.255.255.255"), count=1)
 
 
 # -- HTTP ----------------------------------------------------------------------------------------------------------
