@@ -104,17 +104,19 @@ def tell(run: Run, lab: Lab, case: Case, count: int) -> None:
     if case.cause == "":
         run.check("every flow survived", not dead, told)
     else:
-        run.check("the broken firewall's flows died, and no other", dead.keys() == theirs, told)
+        run.check("the broken firewall's flows died, and no other", dead.keys() == theirs != set(), told)
     if case.cause:
         causes = Counter(dead.values())
         # Only the sender of a flow's next packet is told; where that was the server, the client waits in vain.
-        were = (case.cause in causes and causes.keys() <= {case.cause, TIME_OUT}) or not dead
+        were = case.cause in causes and causes.keys() <= {case.cause, TIME_OUT}
         told = ", ".join(f"{number} of {cause}" for cause, number in causes.items())
         run.check(f"they were told: {case.cause}", were, f"died: {told}")
 
-    late = [one for one in line.failed(known) if one.started > known]
+    new = line.started(known)
+    late = [one for one in new if one.error]
     if case.detected:
-        run.check("new connections succeed once the failure is known", not late, f"{len(late)} failed")
+        told = f"{len(late)} of {len(new)} failed"
+        run.check("new connections succeed once the failure is known", bool(new) and not late, told)
         run.measure("detection", known - broken, "s")
         run.measure("detection as configured", lab.detection_time("gwlb"), "s")
     else:

@@ -119,6 +119,10 @@ class Timeline:
         """Return the new connections that failed after *since*, also those that had started before it."""
         return tuple(one for one in self.connections if one.error and one.ended >= since)
 
+    def started(self, since: float) -> tuple[Connection, ...]:
+        """Return the new connections that were started after *since*."""
+        return tuple(one for one in self.connections if one.started > since)
+
     def first_success(self, since: float) -> float | None:
         """Return the seconds from *since* to the first answer of a connection that started after it; None: no answer.
 

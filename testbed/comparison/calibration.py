@@ -52,6 +52,20 @@ def calibrate(plain: float, tunnel: float, settings: Settings) -> Calibration:
     return Calibration(scale, f"{tightest} with {largest} firewalls is the tightest: {carried}", plain, tunnel)
 
 
+def tunnel_scale(carried: float, tunnels: int, tunnel_rate: float) -> float:
+    """Return the rate scale at which a machine that carries *carried* bit/s fills all *tunnels* at once.
+
+    *tunnel_rate* is that of one tunnel of the real product, in bit/s. Raises MachineError where none fits.
+    """
+    scale = min(_round_down(SHARE * carried / (tunnels * tunnel_rate)), 1.0)
+    if tunnel_rate * scale < SLOWEST_TUNNEL:
+        raise MachineError(
+            f"VPN: this machine carries {quantity(carried, 'bit/s')} through {tunnels} tunnels, too little to limit "
+            "each; use fewer firewalls, or a machine with nothing else to do"
+        )
+    return scale
+
+
 def _round_down(value: float) -> float:
     if value <= 0:
         return 0.0

@@ -12,6 +12,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from testbed.comparison.model import Settings
+
 Meter = Callable[[], "Sample"]
 
 
@@ -42,6 +44,10 @@ class Headroom:
             raise ValueError("no time passed between two samples of the CPU")
         busiest = max((spent - before.threads.get(thread, 0.0) for thread, spent in after.threads.items()), default=0.0)
         return cls((total - idle) / elapsed, idle / total, busiest / elapsed)
+
+    def exhausted(self, settings: Settings) -> bool:
+        """Whether the machine was the limit: too little idle CPU, or a thread that is too busy."""
+        return self.idle_share < settings.idle_share or self.thread_share > settings.thread_share
 
 
 def sample(proc: Path = Path("/proc"), clock: Callable[[], float] = time.monotonic) -> Sample:

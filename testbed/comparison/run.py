@@ -140,7 +140,7 @@ def measure(architecture: Architecture, firewalls: int, rate_scale: float, setti
         ),
         idle_share=headroom.idle_share,
         thread_share=headroom.thread_share,
-        machine_limited=headroom.idle_share < settings.idle_share or headroom.thread_share > settings.thread_share,
+        machine_limited=headroom.exhausted(settings),
         time=tools.now().isoformat(timespec="seconds"),
         duration=tools.clock() - start,
     )

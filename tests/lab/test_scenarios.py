@@ -57,7 +57,7 @@ def test_scenario_of_the_managed_service(name: str, settings: list[str], tmp_pat
     [
         ("active-passive", ["flows=16"]),
         ("sandwich", []),
-        ("vpn-ecmp", ["requests=48", "flows=16"]),
+        ("vpn-ecmp", ["requests=24", "flows=8"]),
     ],
 )
 def test_scenario_of_an_older_architecture(name: str, settings: list[str], tmp_path: Path) -> None:

@@ -490,6 +490,9 @@ def test_a_busy_thread_is_the_machines_limit_although_cpus_are_idle() -> None:
     after = Sample(10.0, 120.0, 60.0, {(7, 1): 12.9, (8, 3): 4.0})
     headroom = Headroom.between(before, after)
     assert (headroom.busy, headroom.idle_share, round(headroom.thread_share, 6)) == (1.0, 0.5, 0.99)
+    assert headroom.exhausted(Settings())
+    assert not headroom.exhausted(Settings(thread_share=1.0))
+    assert Headroom(1.9, 0.05, 0.5).exhausted(Settings())
     with pytest.raises(ValueError, match="no time passed"):
         Headroom.between(before, before)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from testbed.comparison.calibration import calibrate
+from testbed.comparison.calibration import calibrate, tunnel_scale
 from testbed.comparison.demand import Sizing, rated
 from testbed.comparison.model import ACTIVE_PASSIVE, GWLB, SANDWICH, VPN, Settings
 from testbed.errors import MachineError
@@ -61,3 +61,14 @@ def test_a_machine_that_carries_too_little(tunnel: float) -> None:
         MachineError, match=r"^comparison: vpn-ecmp with 4 firewalls does not fit this machine .*tunnel"
     ):
         calibrate(6e9, tunnel, Settings())
+
+
+def test_tunnels_that_a_machine_fills() -> None:
+    assert tunnel_scale(60e6, 4, 1.25e9) == 0.005  # 0.6 × 60 Mbit/s for 4 × 6.25 Mbit/s
+    assert tunnel_scale(1e12, 4, 1.25e9) == 1.0
+    with pytest.raises(
+        MachineError,
+        match="VPN: this machine carries 6 Mbit/s through 4 tunnels, too little to limit each; use fewer firewalls, or "
+        "a machine with nothing else to do",
+    ):
+        tunnel_scale(6e6, 4, 1.25e9)

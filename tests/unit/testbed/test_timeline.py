@@ -64,6 +64,7 @@ def test_the_first_success_started_after_the_event() -> None:
 
 def test_the_outage_lasts_until_nothing_fails_any_more() -> None:
     assert [one.started for one in TIMELINE.failed(KILLED)] == [1009.9, 1013]
+    assert [one.started for one in TIMELINE.started(1013)] == [1014, 1019]
     assert TIMELINE.outage(KILLED) == 4
     assert TIMELINE.outage(1016) == 0
 
