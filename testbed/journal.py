@@ -58,7 +58,12 @@ class Journal:
         (RUN_DIRECTORY / "lab.json").unlink(missing_ok=True)
 
     def change_setting(self, path: str, value: str) -> None:
-        """Write *value* to the file *path*, having noted what was there."""
+        """Write *value* to the file *path*, having noted what was there; leave it where it may not be written.
+
+        That is so in a container with a network of its own; `bumpwire doctor` says what it costs.
+        """
+        if not os.access(path, os.W_OK):
+            return
         self.settings.setdefault(path, Path(path).read_text().strip())
         self.save()
         Path(path).write_text(value)
