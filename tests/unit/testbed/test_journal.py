@@ -30,6 +30,6 @@ def test_a_setting_is_noted_changed_and_put_back(record: Journal, tmp_path: Path
 
 
 def test_a_setting_that_cannot_be_written_is_left_as_it_is(record: Journal) -> None:
-    record.change_setting("/proc/version", "1")  # root cannot write to this one either
+    record.change_setting("/proc/sys/kernel/ostype", "1")  # nor can root
     assert record.settings == {}
     record.restore_settings()
