@@ -13,8 +13,8 @@ from typing import Annotated
 
 from pydantic import Field
 
+from testbed.comparison.application import one_more
 from testbed.lab import Lab
-from testbed.load_balancer import configured
 from testbed.probes import source_log
 from testbed.results import Table
 from testbed.run import Run
@@ -76,9 +76,9 @@ def story(
         if firewalls > 1:
             with run.chapter("a firewall dies"):
                 die(run, lab)
-        listeners, rules = configured(vpc, "nlb", PORT)
-        run.measure("listeners of one application", listeners, "")
-        run.measure("NAT rules of one application", rules, "")
+        more = one_more(lab.topology)
+        run.measure("listeners for one more application", more.listeners, "")
+        run.measure("NAT rules for one more application", more.nat_rules, "")
 
 
 def die(run: Run, lab: Lab) -> None:

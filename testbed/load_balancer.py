@@ -166,16 +166,6 @@ def load_balancer(vpc: Vpc, name: str) -> LoadBalancer:
     return LoadBalancer(name, item.type, tuple(listeners))
 
 
-def configured(vpc: Vpc, name: str, port: int) -> tuple[int, int]:
-    """Return how many listeners and NAT rules the application behind a listener of load balancer *name* takes.
-
-    Each further application takes as many again. The firewalls' NAT leads from this listener to the internal ones.
-    """
-    listener = vpc.load_balancers[name].listeners[port]
-    nat = [vpc.firewalls[target].destination_nat[listener.target_port] for target in listener.targets]
-    return 1 + len({(rule.target, rule.port) for rule in nat}), len(nat)
-
-
 def configuration(balancer: LoadBalancer, directory: Path, time_scale: float = 1) -> str:
     """Return the text of ``haproxy.cfg``; sockets and state are files in *directory*. Intervals are divided by
     *time_scale*, but time-outs not below :data:`SHORTEST_TIMEOUT`."""

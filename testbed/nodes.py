@@ -19,6 +19,11 @@ from pyroute2 import IPRoute
 
 #: MTU in bytes of every link; a host's own interface may be set lower (AWS's limit on an interface is 9,001).
 LINK_MTU = 9001
+#: Seconds that a packet waits at most wherever a rate is emulated: a shallow buffer whose length is in time, so that it
+#: adds the same delay at any rate. It drops at its tail: a fair queue would hide that flows hurt each other.
+BUFFER = 0.05
+#: Bytes that a queue has room for in any case, and that may pass at once: TCP's first window, ten packets.
+LEAST = 15_000
 #: Characters of a line: a terminal cuts it at 4,096 (termios(3), "canonical mode"), and Mininet adds some.
 LINE = 4000
 
@@ -115,10 +120,14 @@ def no_offload(interface_name: str) -> str:
     return f"ethtool -K {interface_name} tx off rx off tso off gso off gro off > /dev/null"
 
 
-def token_bucket(interface_name: str, rate: float, least_burst: int, latency: str) -> list[str]:
-    """Return the command that lets an interface send at most *rate* bit/s; its burst is what passes in 10 ms."""
-    burst = max(least_burst, int(rate / 8 / 100))
-    return f"tc qdisc replace dev {interface_name} root tbf rate {int(rate)}bit burst {burst} latency {latency}".split()
+def token_bucket(interface_name: str, rate: float) -> list[str]:
+    """Return the command that lets an interface send at most *rate* bit/s.
+
+    A packet waits :data:`BUFFER` at most, then the queue is full and drops it. It is given in bytes: in tbf's own
+    ``latency`` the burst, which passes in 10 ms, comes on top.
+    """
+    burst, limit = (max(LEAST, int(rate / 8 * seconds)) for seconds in (0.01, BUFFER))
+    return f"tc qdisc replace dev {interface_name} root tbf rate {int(rate)}bit burst {burst} limit {limit}".split()
 
 
 def configure(nodes: Sequence[tuple[MininetHost, Sequence[str]]]) -> None:

@@ -1,26 +1,22 @@
-"""What a firewall and an attachment carry: queues on their interfaces, alike in every architecture.
+"""What a firewall and an attachment carry: queues, alike in every architecture.
 
-A firewall forwards each packet out of one interface, so each of them has the firewall's rate: GENEVE's single one as
-those of a router. What goes the other way in the same measurement, acknowledgements, counts only where it leaves by the
-same interface; that is some percent.
+A firewall is rated for all that it forwards, as an instance's network bandwidth is: its interfaces send through one
+queue, an IFB device. So both directions of a flow, data and acknowledgements, wait in the same queue, whether the
+firewall has one interface (GENEVE), two (a router) or tunnels as well. How long they wait at most is
+:data:`testbed.nodes.BUFFER`, as in the tunnels of a VPN: a round trip through a full queue takes twice that.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 from testbed.errors import MachineError
 from testbed.lab import Lab
 from testbed.nodes import token_bucket
 from topologies.fabric import tunnels_of
 
-#: How long a packet waits for its turn at most: long enough for the windows of many flows.
-LATENCY = "100ms"
-
-
-def queue(interface: str, rate: float) -> list[str]:
-    """Return the command that lets an interface send at most *rate* bit/s; its burst is what passes in 10 ms."""
-    return token_bucket(interface, rate, 16_000, LATENCY)
+#: The device whose queue all interfaces of a firewall share.
+SHARED = "rating"
 
 
 def interfaces(lab: Lab, firewall: str) -> list[str]:
@@ -29,19 +25,31 @@ def interfaces(lab: Lab, firewall: str) -> list[str]:
     return ["untrust", "trust", *tunnels_of(lab.topology, firewall)] if routed else ["eth0"]
 
 
+def shared_queue(names: Iterable[str], rate: float) -> Iterator[list[str]]:
+    """Yield the commands that let interfaces together send at most *rate* bit/s; they go on sending by themselves."""
+    yield f"ip link add {SHARED} type ifb".split()
+    yield token_bucket(SHARED, rate)
+    yield f"ip link set {SHARED} up".split()
+    for name in names:
+        yield f"tc qdisc add dev {name} clsact".split()
+        every = f"tc filter add dev {name} egress protocol all prio 1 u32 match u32 0 0"
+        yield f"{every} action mirred egress redirect dev {SHARED}".split()
+
+
 def rate_firewalls(lab: Lab, rate: float) -> None:
-    """Give all firewalls of the lab the same rating, in bit/s in the lab. Raises MachineError where tc refuses."""
+    """Give all firewalls of the lab the same rating, in bit/s in the lab. Raises MachineError where tc cannot."""
     for name in lab.firewalls:
-        _set(lab, name, interfaces(lab, name), rate)
+        _run(lab, name, shared_queue(interfaces(lab, name), rate))
 
 
 def rate_attachments(lab: Lab, hosts: Iterable[str], rate: float) -> None:
     """Let hosts, each the only one in its VPC that sends, send what the VPC's attachment carries."""
     for name in hosts:
-        _set(lab, name, ["eth0"], rate)
+        _run(lab, name, [token_bucket("eth0", rate)])
 
 
-def _set(lab: Lab, node: str, names: Iterable[str], rate: float) -> None:
-    for interface in names:
-        if said := lab.host(node).run(queue(interface, rate)).stderr.strip():
-            raise MachineError(f"{node}: no queue on {interface}: {said}")
+def _run(lab: Lab, node: str, commands: Iterable[list[str]]) -> None:
+    for command in commands:
+        if said := lab.host(node).run(command).stderr.strip():
+            what = " ".join(command[:3])
+            raise MachineError(f"{node}: `{what}` fails: {said.splitlines()[0]}; load the kernel's module for it")

@@ -46,9 +46,12 @@ def grid(table: Table) -> Grid:
 
 
 def summary(results: Results) -> str:
-    """Return how many checks held, in words."""
+    """Return how many checks held, in words; a run whose results are tables has no measurements to be counted."""
     held = sum(check.passed for check in results.checks)
-    return f"{held} of {len(results.checks)} checks held, {len(results.measurements)} measurements"
+    words = f"{held} of {len(results.checks)} checks held"
+    return (
+        words if results.tables and not results.measurements else f"{words}, {len(results.measurements)} measurements"
+    )
 
 
 def of(labels: dict[str, Label]) -> str:

@@ -76,6 +76,7 @@ class Results:
     tables: list[Table] = field(default_factory=list)
     drawings: dict[str, str] = field(default_factory=dict)  # SVG by title, for the report
     manifest: dict[str, Any] = field(default_factory=dict)
+    data: dict[str, Any] = field(default_factory=dict)  # what tables and figures show, for other programs
 
     @property
     def passed(self) -> bool:
@@ -95,7 +96,7 @@ class Results:
             "checks": [asdict(check) for check in self.checks],
             "measurements": [asdict(measurement) for measurement in self.measurements],
             "manifest": self.manifest,
-        }
+        } | ({"data": self.data} if self.data else {})
 
     def save(self, name: str, content: str | bytes) -> Path:
         """Keep a file of that name; a second one of the same name is numbered. Return its path."""

@@ -1,18 +1,22 @@
-"""The rate scale at which the largest point fits the machine, from a short measurement of what the machine carries."""
+"""The rate scale at which the largest points fit the machine: estimated from what it carries, then tried."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Protocol
 
+from testbed.comparison.headroom import Headroom
 from testbed.comparison.model import ACTIVE_PASSIVE, VPN, Settings
 from testbed.errors import MachineError
+from testbed.nodes import BUFFER, LEAST
 from testbed.progress import quantity
 
 #: Share of what the machine carries that the largest point may need; the rest is for clients, servers and probes.
 SHARE = 0.6
-#: Below that, in bit/s, a tunnel's queue is shorter than one burst of TCP.
-SLOWEST_TUNNEL = 1e6
+#: Below that, in bit/s, a tunnel's queue is no longer a length in time: it has room for ten packets in any case.
+SLOWEST_TUNNEL = 8 * LEAST / BUFFER
 
 
 @dataclass(frozen=True)
@@ -25,31 +29,62 @@ class Calibration:
     tunnel: float | None = None
 
 
-def calibrate(plain: float, tunnel: float, settings: Settings) -> Calibration:
+class Trial(Protocol):
+    """What a calibration measures."""
+
+    def unlimited(self, architecture: str) -> float:
+        """Return what one firewall of an architecture carries without any limit, in bit/s."""
+
+    def loaded(self, architecture: str, firewalls: int, rate_scale: float) -> Headroom:
+        """Return what the machine has left while so many firewalls carry all they are rated for."""
+
+
+def calibrate(trial: Trial, settings: Settings, most: Mapping[str, int]) -> Calibration:
     """Choose 1, 2 or 5 times a power of ten, at most 1.
 
-    *plain* is what the path without tunnels carries, *tunnel* what one tunnel without a limit does, in bit/s. Tunnels
-    share the CPUs, so all together are taken to carry no more than one. Raises MachineError where nothing fits.
+    The estimate is from what one firewall carries without a limit, with tunnels and without. Tunnels share the CPUs, so
+    all together are taken to carry no more than one's. Then each architecture's largest point, of *most* firewalls at
+    most, is loaded: while the machine limits it, the scale goes down. Raises MachineError where already the estimate is
+    too low to be emulated; the least scale that can be is kept although the machine limits it, and the reason says so.
     """
-    largest = max(settings.firewalls)
-    needs = {
-        name: settings.rating * (1 if name == ACTIVE_PASSIVE else largest)
-        for name in settings.architectures
-        if name != VPN
+    others = [name for name in settings.architectures if name != VPN]
+    plain = trial.unlimited(others[0]) if others else None
+    tunnel = trial.unlimited(VPN) if VPN in settings.architectures else None
+    largest = {
+        name: max(number for number in settings.firewalls if number <= most[name]) for name in settings.architectures
     }
-    fits = {name: SHARE * plain / need for name, need in needs.items()}
-    if VPN in settings.architectures:
-        fits[VPN] = SHARE * tunnel / (largest * min(settings.rating, settings.tunnels * settings.tunnel_rate))
-    tightest = min(fits, key=lambda name: fits[name])
+    fits = {}
+    for name, number in largest.items():
+        if name == VPN:
+            carried, each = tunnel, min(settings.rating, settings.tunnels * settings.tunnel_rate)
+        else:
+            carried, each = plain, settings.rating
+        fits[name] = SHARE * (carried or 0.0) / (each * (1 if name == ACTIVE_PASSIVE else number))
+    order = sorted(fits, key=lambda name: fits[name])
+    tightest = order[0]
     scale = min(_round_down(fits[tightest]), 1.0)
-    if settings.tunnel_rate * scale < SLOWEST_TUNNEL:
+    shown = ", ".join(
+        f"{name} {quantity(rate, 'bit/s')}" for name, rate in (("plain path", plain), ("tunnel", tunnel)) if rate
+    )
+    if not _can_be_emulated(scale, settings):
         raise MachineError(
-            f"comparison: {tightest} with {largest} firewalls does not fit this machine (plain path "
-            f"{quantity(plain, 'bit/s')}, tunnel {quantity(tunnel, 'bit/s')}); compare fewer firewalls"
+            f"comparison: {tightest} with {largest[tightest]} firewalls does not fit this machine "
+            f"({shown or 'it carries nothing'}); compare fewer firewalls"
         )
-    carried = f"one tunnel carries {quantity(tunnel, 'bit/s')}" if tightest == VPN else ""
-    carried = carried or f"the plain path carries {quantity(plain, 'bit/s')}"
-    return Calibration(scale, f"{tightest} with {largest} firewalls is the tightest: {carried}", plain, tunnel)
+    reason = f"{tightest} with {largest[tightest]} firewalls is the tightest ({shown})"
+    for name in order:
+        while trial.loaded(name, largest[name], scale).exhausted(settings):
+            point = f"{name} with {largest[name]} firewalls"
+            lower = _round_down(scale * 0.9)
+            if not _can_be_emulated(lower, settings):
+                return Calibration(scale, f"the machine limits {point} at any scale that works", plain, tunnel)
+            reason = f"at {scale:g} the machine was the limit of {point}"
+            scale = lower
+    return Calibration(scale, reason, plain, tunnel)
+
+
+def _can_be_emulated(scale: float, settings: Settings) -> bool:
+    return settings.tunnel_rate * scale >= SLOWEST_TUNNEL * (1 - 1e-9)
 
 
 def tunnel_scale(carried: float, tunnels: int, tunnel_rate: float) -> float:

@@ -12,7 +12,9 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from ipaddress import IPv4Address
 
+from testbed.comparison.application import one_more
 from testbed.comparison.calibration import Calibration, calibrate
+from testbed.comparison.headroom import Headroom, sample
 from testbed.comparison.model import (
     ACTIVE_PASSIVE,
     GWLB,
@@ -20,12 +22,12 @@ from testbed.comparison.model import (
     VPN,
     Application,
     Failure,
+    Load,
     Settings,
     Source,
     Wire,
 )
 from testbed.lab import Lab
-from testbed.load_balancer import configured
 from testbed.probes import downloads, source_log
 from testbed.rating import interfaces, rate_attachments, rate_firewalls
 from testbed.wire import Tap
@@ -35,10 +37,16 @@ from topologies.model import Topology
 from topologies.sizing import MOST_ACTIVE_PASSIVE, with_firewalls
 from topologies.walk import address_for
 
-MTU, TIME_SCALE = 1500, 60.0
+MTU = 1500
 ETHERNET, UDP = 14, 17
-#: Seconds of paced flows before the failure, and after it beside those of the settings: two silences and one more.
-BEFORE, AFTER = 3.0, 12.0
+#: Seconds of paced flows before the failure, and after it beside those of the settings: a Network Load Balancer's
+#: health checks, the slowest to notice, take a dead target out within 15 s at time scale 10.
+BEFORE, AFTER = 3.0, 20.0
+#: So many new connections in a row are answered when a failure is over: were one of eight firewalls still dead, that
+#: would be so once in 3,000 times.
+RECOVERED = 60
+#: Seconds of each load that a calibration tries.
+TRIAL = 3.0
 TITLES = {
     GWLB: "Gateway Load Balancer",
     VPN: "VPN attachments with ECMP",
@@ -57,17 +65,27 @@ class LabCloud:
     address: IPv4Address
     others: dict[str, IPv4Address]
 
-    def throughput(self, flows: int, seconds: float) -> float:
-        with downloads.loading(self.lab.host(self.client), self.address, seconds + downloads.RAMP, flows) as found:
-            pass
-        return found[0].rate
+    def idle(self, seconds: float) -> Headroom:
+        before = sample()
+        time.sleep(seconds)
+        return Headroom.between(before, sample())
+
+    def throughput(self, flows: int, seconds: float) -> Load:
+        """Count what flows receive in the very time in which the machine is watched, after they have ramped up."""
+        with downloads.loading(self.lab.host(self.client), self.address, seconds + 2 * downloads.RAMP, flows) as found:
+            time.sleep(downloads.RAMP)
+            before = sample()
+            time.sleep(seconds)
+            after = sample()
+        return Load(found[0].between(before.time, after.time), Headroom.between(before, after))
 
     def latency(self, flows: int, seconds: float) -> Sequence[float]:
-        with downloads.loading(
-            self.lab.host(self.client), self.address, seconds + downloads.RAMP, flows, trips=True
-        ) as found:
-            pass
-        return found[0].trips
+        client = self.lab.host(self.client)
+        with ExitStack() as stack:
+            if flows:  # they go on for longer than a probe takes to start
+                running = downloads.loading(client, self.address, seconds + 5 * downloads.RAMP, flows)
+                stack.enter_context(running)
+            return downloads.trips(client, self.address, seconds)
 
     def sources(self) -> Sequence[Source]:
         client = self.lab.host(self.client)
@@ -89,7 +107,8 @@ class LabCloud:
         with ExitStack() as stack:
             taps = [stack.enter_context(Tap(lab.host(node).pid, interface)) for node, interface in places]
             tenant = stack.enter_context(Tap(lab.host(self.client).pid, "eth0"))
-            self.throughput(8, 1.0)
+            with downloads.loading(self.lab.host(self.client), self.address, 1.0, 8):
+                pass
             frames = [frame for tap in taps for _, frame in tap.read()]
             inner = max(packet_length(frame) for _, frame in tenant.read())
         carried = [frame for frame in frames if frame[12:14] == b"\x08\x00"]
@@ -99,28 +118,26 @@ class LabCloud:
         return Wire(encapsulation, packet_length(largest) - inner, encapsulation == "ESP")
 
     def failure(self, flows: int, seconds: float) -> Failure:
-        """Kill the first firewall under paced flows."""
-        with downloads.loading(
-            self.lab.host(self.client), self.address, BEFORE + seconds + AFTER, flows, "/paced"
-        ) as found:
+        """Kill the first firewall under paced flows and new connections."""
+        length = BEFORE + seconds + AFTER
+        with downloads.loading(self.lab.host(self.client), self.address, length, flows, "/paced", True) as found:
             time.sleep(BEFORE)  # the flows' time without a failure, which the figure shows
             died = time.monotonic()
             kill(self.lab, "fw1")
         return judge(found[0], died)
 
     def application(self) -> Application:
-        """A listener and NAT on every firewall in the sandwich; nothing elsewhere, where addresses are kept."""
-        if self.name != SANDWICH:
-            return Application(0, 0)
-        listeners, rules = configured(self.lab.topology.vpcs["app"], "nlb", downloads.PORT)
-        return Application(rules, listeners)
+        return one_more(self.lab.topology)
 
 
 def judge(found: downloads.Downloads, died: float) -> Failure:
-    """Return what the flows of a failure at *died* say: the longest silence after it, None if one has no end."""
-    after = [(max(start, died), end) for start, end in found.gaps if end is None or end >= died]
-    lengths = [None if end is None else end - start for start, end in after]
-    seconds = None if None in lengths else max((length for length in lengths if length is not None), default=0.0)
+    """Return what became of flows and of new connections after a failure at *died*."""
+    end, answered_in_a_row = died, 0
+    for moment, answered in found.attempts:
+        if moment >= died and answered_in_a_row < RECOVERED:
+            answered_in_a_row = answered_in_a_row + 1 if answered else 0
+            end = end if answered else moment + downloads.ATTEMPT
+    seconds = None if answered_in_a_row < RECOVERED else end - died
     origin = found.rates[0][0]
     return Failure(
         found.flows, found.lost, seconds, died - origin, tuple((time - origin, rate) for time, rate in found.rates)
@@ -179,7 +196,7 @@ class LabArchitecture:
     @contextmanager
     def build(self, firewalls: int, rate_scale: float) -> Iterator[LabCloud]:
         topology = sized(self.name, firewalls)
-        with Lab(topology, time_scale=TIME_SCALE, rate_scale=rate_scale) as lab, ExitStack() as stack:
+        with Lab(topology, time_scale=self.settings.time_scale, rate_scale=rate_scale) as lab, ExitStack() as stack:
             rate_firewalls(lab, self.settings.rating * rate_scale)
             if self.name == SANDWICH:
                 balancers = topology.vpcs["app"].load_balancers
@@ -208,15 +225,23 @@ def architectures(settings: Settings) -> list[LabArchitecture]:
     return [LabArchitecture(name, settings) for name in TITLES]
 
 
+@dataclass(frozen=True)
+class LabTrial:
+    """What a calibration measures, in labs."""
+
+    settings: Settings
+
+    def unlimited(self, architecture: str) -> float:
+        free = replace(self.settings, rating=1e11, attachment_rate=1e11)
+        with LabArchitecture(architecture, free).build(1, 1.0) as cloud:
+            return cloud.throughput(8, TRIAL).rate
+
+    def loaded(self, architecture: str, firewalls: int, rate_scale: float) -> Headroom:
+        with LabArchitecture(architecture, self.settings).build(firewalls, rate_scale) as cloud:
+            return cloud.throughput(self.settings.flows, TRIAL).headroom
+
+
 def calibrator(settings: Settings) -> Callable[[], Calibration]:
-    """Return a short measurement of what one firewall and one tunnel carry here without limits."""
-
-    def measured() -> Calibration:
-        free = replace(settings, rating=1e11, attachment_rate=1e11)
-        carried = {}
-        for name in (GWLB, VPN):
-            with LabArchitecture(name, free).build(1, 1.0) as cloud:
-                carried[name] = cloud.throughput(8, 2.0)
-        return calibrate(carried[GWLB], carried[VPN], settings)
-
-    return measured
+    """Return the calibration of a comparison on this machine."""
+    most = {architecture.name: architecture.most for architecture in architectures(settings)}
+    return lambda: calibrate(LabTrial(settings), settings, most)

@@ -1,6 +1,7 @@
 """A point of the comparison, and what an architecture must offer to be measured.
 
-Rates are bit/s as they are in the lab: AWS's and the firewall's rates times ``rate_scale``. Times are seconds.
+Rates are bit/s as they are in the lab: AWS's and the firewall's rates times ``rate_scale``. Times are seconds in the
+lab, where the intervals of AWS and PAN-OS that decide on a failure are divided by ``time_scale``.
 """
 
 from __future__ import annotations
@@ -11,6 +12,8 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Protocol
+
+from testbed.comparison.headroom import Headroom
 
 GWLB, VPN, ACTIVE_PASSIVE, SANDWICH = "gwlb", "vpn-ecmp", "active-passive", "sandwich"
 
@@ -27,6 +30,7 @@ class Settings:
     firewalls: tuple[int, ...] = (1, 2, 4)
     seconds: float = 5.0  # of each measurement
     flows: int = 64  # that share the load; few flows hash unevenly over the firewalls
+    time_scale: float = 10.0  # the same for all: BGP, whose hold time is 3 s at least, allows no larger one
     rating: float = 5e9  # of one firewall
     tunnel_rate: float = 1.25e9
     tunnels: int = 2  # of one VPN connection
@@ -49,6 +53,14 @@ class Latency:
         if not times:
             raise ValueError("no round trip was measured")
         return cls(statistics.median(times), sorted(times)[math.ceil(0.99 * len(times)) - 1])
+
+
+@dataclass(frozen=True)
+class Load:
+    """What flows carried together, as their receiver counts it, and what the machine had left meanwhile."""
+
+    rate: float
+    headroom: Headroom
 
 
 @dataclass(frozen=True)
@@ -78,7 +90,8 @@ class Source:
 class Failure:
     """What became of flows when one firewall died at the time *died* of *rates*: (seconds, bit/s).
 
-    *seconds* is how long flows or new connections failed; None where they did not recover while they were watched.
+    *seconds* is how long new connections failed; None where they did not recover while they were watched. The rates
+    are of flows that are made anew when they are lost.
     """
 
     flows: int
@@ -90,10 +103,15 @@ class Failure:
 
 @dataclass(frozen=True)
 class Application:
-    """What must be configured for one more application."""
+    """What must be configured for one more application: rules of the security policy and of NAT, listeners."""
 
-    rules: int
+    policy_rules: int
+    nat_rules: int
     listeners: int
+
+    @property
+    def rules(self) -> int:
+        return self.policy_rules + self.nat_rules
 
     @property
     def total(self) -> int:
@@ -116,8 +134,8 @@ class Point:
     failure: Failure | None  # of one firewall there is none left
     #: Of clients and servers as well, less what was spent without a load; None where other work kept the machine busy.
     cpu_seconds_per_gigabyte: float | None
-    idle_share: float  # of all CPUs, under load
-    thread_share: float  # of a CPU, that the busiest thread took under load
+    idle_share: float  # of all CPUs, under load: the least of one flow's and all flows'
+    thread_share: float  # of a CPU, that the busiest thread took under load: the most
     machine_limited: bool
     time: str  # ISO 8601
     duration: float
@@ -130,8 +148,11 @@ class Point:
 class Cloud(Protocol):
     """An architecture that is built, and what can be measured of it, one at a time."""
 
-    def throughput(self, flows: int, seconds: float) -> float:
-        """Return what so many TCP flows carry together, as their receivers count it."""
+    def idle(self, seconds: float) -> Headroom:
+        """Return what the machine has left while nothing is measured."""
+
+    def throughput(self, flows: int, seconds: float) -> Load:
+        """Return what so many TCP flows carry together."""
 
     def latency(self, flows: int, seconds: float) -> Sequence[float]:
         """Return round trips between client and server while so many flows load the path; none load it if 0."""

@@ -1,20 +1,23 @@
-"""The comparison as tables, CSV and the tree's results."""
+"""The comparison as tables (one a question), CSV, and the tree's results."""
 
 from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from testbed.comparison import demand, figures
 from testbed.comparison.calibration import Calibration
 from testbed.comparison.claims import Claim, Verdict
-from testbed.comparison.model import Point, Settings
+from testbed.comparison.model import Latency, Point, Settings
+from testbed.comparison.store import POINTS
 from testbed.progress import quantity
-from testbed.results import Check, Label, Measurement, Results, Table
+from testbed.results import Check, Results, Table
 
 #: Of the table of needed firewalls, in bit/s.
 DEMANDS = (1e9, 2.5e9, 5e9, 10e9, 20e9, 40e9)
+#: What stands behind a number that the machine limited.
+LIMITED = "*"
 
 
 def add(
@@ -25,12 +28,19 @@ def add(
     calibration: Calibration,
     titles: Mapping[str, str],
 ) -> None:
-    """Put a comparison into *results*: decided claims are checks; figures and CSV are files of their own as well."""
+    """Put a comparison into *results*: decided claims are checks, points are data.
+
+    Figures, ``comparison.csv`` and ``comparison.md``, the tables to be pasted into a document, are files as well.
+    """
     scale = calibration.rate_scale
     results.manifest |= {"rate_scale": scale, "rate_scale_because": calibration.reason}
+    results.manifest |= {"time_scale": settings.time_scale}
     decided = (claim for claim in claims if claim.verdict is not Verdict.NOT_DECIDED)
     results.checks += [Check(claim.name, claim.verdict is Verdict.HELD, claim.detail) for claim in decided]
-    results.measurements += measurements(points)
+    results.data["points"] = [
+        POINTS.dump_python(point, mode="json") | {"next_firewall_efficiency": next_firewall(point, points)}
+        for point in points
+    ]
     sizings = [demand.rated(name, settings) for name in dict.fromkeys(point.architecture for point in points)]
     drawn = {
         "Throughput over the number of firewalls": figures.throughput(points, settings, scale, titles),
@@ -43,59 +53,113 @@ def add(
         if drawing:
             (results.directory / f"{title.lower().replace(' ', '-')}.svg").write_text(drawing)
     (results.directory / "comparison.csv").write_text(as_csv(points))
-    results.tables += tables(points, claims, settings, titles)
+    asked = [*questions(points, settings, titles), claimed(claims)]
+    (results.directory / "comparison.md").write_text("\n".join(map(markdown, asked)))
+    results.tables += asked
 
 
-def tables(
-    points: Sequence[Point], claims: Sequence[Claim], settings: Settings, titles: Mapping[str, str]
-) -> list[Table]:
-    """Return the tables for terminal and page; the last one is of the claims."""
+def questions(points: Sequence[Point], settings: Settings, titles: Mapping[str, str]) -> list[Table]:
+    """Return a table for each question, of terminal and page."""
+
+    def table(question: str, cell: Callable[[Point], str | None], measured: bool = True) -> Table:
+        """Return a row for each architecture, a column for each number of firewalls; *cell* may have no answer."""
+        limited = {point.name for point in points if measured and point.machine_limited}
+        cells = {
+            (point.architecture, point.firewalls): (cell(point) or "–") + LIMITED * (point.name in limited)
+            for point in points
+        }
+        numbers = sorted({number for _, number in cells})
+        names = list(dict.fromkeys(name for name, _ in cells))
+        return Table(
+            question + f" ({LIMITED} the machine was the limit)" * bool(limited),
+            ("firewalls", *map(str, numbers)),
+            tuple((titles.get(name, name), *(cells.get((name, number), "") for number in numbers)) for name in names),
+        )
+
+    def further(point: Point) -> str | None:
+        share = next_firewall(point, points)
+        return None if share is None else f"{share:.0%}"
+
     return [
+        table("Throughput of all flows together, Mbit/s", lambda point: f"{point.throughput / 1e6:.4g}"),
+        table("Throughput of a single flow, Mbit/s", lambda point: f"{point.single_flow / 1e6:.4g}"),
+        table("What each further firewall adds, of what the first carries", further, measured=False),
+        table("Round trip, idle: median (99th percentile), ms", lambda point: _trip(point.latency_idle)),
+        table("Round trip under load: median (99th percentile), ms", lambda point: _trip(point.latency_loaded)),
         Table(
-            "Throughput in Mbit/s, round trips in ms (99th percentile), CPU",
-            (
-                "architecture", "firewalls", "together", "one flow", "next adds", "round trip", "loaded", "CPU s/GB",
-                "idle CPU", "limit",
+            "What the leg to a firewall adds to a packet",
+            ("", "bytes", "encapsulation", "encrypted"),
+            tuple(
+                (titles.get(name, name), str(wire.overhead), wire.encapsulation, "yes" if wire.encrypted else "no")
+                for name, wire in dict.fromkeys((point.architecture, point.wire) for point in points)
             ),
-            tuple(_performance(points)),
+        ),
+        table(
+            "CPU seconds per gigabyte",
+            lambda point: None if point.cpu_seconds_per_gigabyte is None else f"{point.cpu_seconds_per_gigabyte:.3g}",
         ),
         Table(
-            "On the wire, the source, a failure, what to configure for one more application",
-            (
-                "architecture", "firewalls", "overhead", "server sees the client", "flows lost", "for", "rules",
-                "listeners",
+            "Whom the server sees",
+            ("", "by", "the client is", "the server sees", "X-Forwarded-For"),
+            tuple(
+                (titles.get(name, name), source.via, source.client, source.seen, source.forwarded_for or "–")
+                for (name, _), source in {
+                    (point.architecture, source.via): source for point in points for source in point.sources
+                }.items()
             ),
-            tuple(_operation(points)),
+        ),
+        table(
+            "Flows lost when a firewall dies",
+            lambda point: f"{point.failure.flows_lost} of {point.failure.flows}" if point.failure else None,
+            measured=False,
+        ),
+        table(
+            f"Seconds for which new connections fail when a firewall dies, at time scale {settings.time_scale:g}",
+            lambda point: (
+                None
+                if point.failure is None
+                else "not recovered"
+                if point.failure.seconds is None
+                else f"{point.failure.seconds:.2g}"
+            ),
+            measured=False,
+        ),
+        table(
+            "One more application: rules of the policy + rules of NAT + listeners",
+            lambda point: (
+                f"{point.application.policy_rules} + {point.application.nat_rules} + {point.application.listeners}"
+            ),
+            measured=False,
         ),
         Table(
             "Firewalls needed, one to spare",
             ("demand", *(titles.get(name, name) for name in settings.architectures)),
             tuple(_needed(settings)),
         ),
-        Table(
-            "What was claimed",
-            ("", "claim", "the announcement's words", "decided by"),
-            tuple(
-                (each.verdict.value, each.name, f"“{each.quote}” ({each.place})", ", ".join(each.points) or each.detail)
-                for each in claims
-            ),
+    ]
+
+
+def claimed(claims: Sequence[Claim]) -> Table:
+    """Return the table of the claims, whether decided or not."""
+    return Table(
+        "What was claimed",
+        ("", "claim", "the announcement's words", "decided by"),
+        tuple(
+            (each.verdict.value, each.name, f"“{each.quote}” ({each.place})", ", ".join(each.points) or each.detail)
+            for each in claims
         ),
-    ]  # fmt: skip
+    )
 
 
-def _performance(points: Sequence[Point]) -> Iterable[tuple[str, ...]]:
-    for point in points:
-        yield (
-            point.architecture,
-            str(point.firewalls),
-            f"{point.throughput / 1e6:.4g}",
-            f"{point.single_flow / 1e6:.4g}",
-            "–" if (share := next_firewall(point, points)) is None else f"{share:.0%}",
-            *(f"{_ms(trip.median)} ({_ms(trip.p99)})" for trip in (point.latency_idle, point.latency_loaded)),
-            "–" if point.cpu_seconds_per_gigabyte is None else f"{point.cpu_seconds_per_gigabyte:.3g}",
-            f"{point.idle_share:.0%}",
-            "machine" * point.machine_limited,
-        )
+def markdown(table: Table) -> str:
+    """Return a table with its title as Markdown."""
+    rows = [table.columns, ("---",) * len(table.columns), *table.rows]
+    lines = ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows]
+    return f"**{table.title}**\n\n" + "\n".join(lines) + "\n"
+
+
+def _trip(latency: Latency) -> str:
+    return f"{_ms(latency.median)} ({_ms(latency.p99)})"
 
 
 def _ms(seconds: float) -> str:
@@ -111,63 +175,11 @@ def next_firewall(point: Point, points: Sequence[Point]) -> float | None:
     return demand.efficiency(mine[max(smaller)], point, mine[1])
 
 
-def _operation(points: Sequence[Point]) -> Iterable[tuple[str, ...]]:
-    for point in points:
-        failure = point.failure
-        lasted = "–" if failure is None else "not recovered" if failure.seconds is None else f"{failure.seconds:.3g} s"
-        seen = (
-            f"{source.via}: {'yes' if source.kept else f'no, {source.seen}'}"
-            + (f", X-Forwarded-For {source.forwarded_for}" if source.forwarded_for else "")
-            for source in point.sources
-        )
-        yield (
-            point.architecture,
-            str(point.firewalls),
-            f"{point.wire.overhead} B {point.wire.encapsulation}{', encrypted' * point.wire.encrypted}",
-            "; ".join(seen),
-            "–" if failure is None else f"{failure.flows_lost} of {failure.flows}",
-            lasted,
-            str(point.application.rules),
-            str(point.application.listeners),
-        )
-
-
 def _needed(settings: Settings) -> Iterable[tuple[str, ...]]:
     sizings = [demand.rated(name, settings) for name in settings.architectures]
     for wanted in DEMANDS:
         counts = (sizing.needed(wanted) for sizing in sizings)
         yield quantity(wanted, "bit/s"), *("impossible" if count is None else str(count) for count in counts)
-
-
-def measurements(points: Sequence[Point]) -> list[Measurement]:
-    """Return all numbers of the points."""
-    found = []
-    for point in points:
-        labels: dict[str, Label] = {"architecture": point.architecture, "firewalls": point.firewalls}
-        if point.machine_limited:
-            labels["limit"] = "machine"
-        # Not in bit/s: the page draws what is in bit/s as bars, and has a figure of these.
-        values: list[tuple[str, float, str]] = [
-            ("throughput", point.throughput / 1e6, "Mbit/s"),
-            ("throughput of one flow", point.single_flow / 1e6, "Mbit/s"),
-            ("round trip", point.latency_idle.median, "s"),
-            ("round trip, 99th percentile", point.latency_idle.p99, "s"),
-            ("round trip under load", point.latency_loaded.median, "s"),
-            ("round trip under load, 99th percentile", point.latency_loaded.p99, "s"),
-            ("overhead of a packet", point.wire.overhead, "B"),
-            ("idle CPU", 100 * point.idle_share, "%"),
-            ("busiest thread", 100 * point.thread_share, "%"),
-            ("rules for one more application", point.application.rules, ""),
-            ("listeners for one more application", point.application.listeners, ""),
-        ]
-        if point.cpu_seconds_per_gigabyte is not None:
-            values.append(("CPU per gigabyte", point.cpu_seconds_per_gigabyte, "s"))
-        if point.failure:
-            values.append(("flows lost in a failure", point.failure.flows_lost, "flows"))
-            if point.failure.seconds is not None:
-                values.append(("time lost in a failure", point.failure.seconds, "s"))
-        found += [Measurement(name, float(value), unit, dict(labels)) for name, value, unit in values]
-    return found
 
 
 def as_csv(points: Sequence[Point]) -> str:
@@ -202,4 +214,5 @@ def _row(point: Point, points: Sequence[Point]) -> Iterable[tuple[str, object]]:
     yield "flows", failure.flows if failure else ""
     yield "flows_lost", failure.flows_lost if failure else ""
     yield "seconds_lost", f"{failure.seconds:.3f}" if failure and failure.seconds is not None else ""
-    yield from (("rules", point.application.rules), ("listeners", point.application.listeners))
+    yield from (("policy_rules", point.application.policy_rules), ("nat_rules", point.application.nat_rules))
+    yield "listeners", point.application.listeners

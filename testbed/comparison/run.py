@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from typing import Any
 
@@ -13,20 +13,20 @@ from testbed.comparison import report as comparison_report
 from testbed.comparison import store as stores
 from testbed.comparison.calibration import Calibration
 from testbed.comparison.claims import Claim, Verdict, decide
-from testbed.comparison.headroom import Headroom, Meter, sample
 from testbed.comparison.model import Architecture, Latency, Point, Settings
 from testbed.errors import RequestError
 from testbed.run import Run
 
 #: What building a point, its failure and the rest take beside the measurements, in seconds, until it is known.
-BUILDING = 30.0
+BUILDING = 45.0
+#: What a calibration takes, in seconds: six labs are built.
+CALIBRATING = 150.0
 
 
 @dataclass(frozen=True)
 class Tools:
     """The outside world, for tests to replace."""
 
-    meter: Meter = sample
     clock: Callable[[], float] = time.monotonic
     now: Callable[[], datetime] = lambda: datetime.now(timezone.utc)
     machine: Callable[[], dict[str, Any]] = manifest.machine
@@ -54,7 +54,11 @@ def compare(
         run.results.directory = store.path.parent
     else:
         scale = settings.rate_scale
-        calibration = Calibration(scale, "as asked for") if scale else calibrate()
+        if scale:
+            calibration = Calibration(scale, "as asked for")
+        else:
+            with run.narrator.step("choosing the rate scale", CALIBRATING):
+                calibration = calibrate()
         store = stores.create(run.results.directory, stores.Plan(settings, calibration, machine, pairs))
     calibration = store.plan.calibration
     run.narrator.title(f"rate_scale {calibration.rate_scale:g}: {calibration.reason}")
@@ -76,7 +80,8 @@ def compare(
 def show(run: Run, claims: Sequence[Claim]) -> None:
     """Print the tables and what became of each claim."""
     for table in run.results.tables[:-1]:
-        run.narrator.console.print(report.grid(table))
+        run.narrator.title(table.title)  # a table's own title is folded to the table's width
+        run.narrator.console.print(report.grid(replace(table, title="")))
     for check in run.results.checks:
         run.narrator.check(check)
     for claim in claims:
@@ -110,37 +115,31 @@ def measure(architecture: Architecture, firewalls: int, rate_scale: float, setti
     start = tools.clock()
     with architecture.build(firewalls, rate_scale) as cloud:
         sources, wire, application = tuple(cloud.sources()), cloud.wire(), cloud.application()
-        before = tools.meter()
+        unloaded = cloud.idle(settings.seconds)
         idle = Latency.of(cloud.latency(0, settings.seconds))
-        unloaded = Headroom.between(before, tools.meter())
-        single = cloud.throughput(1, settings.seconds)
-        before = tools.meter()
-        throughput = cloud.throughput(settings.flows, settings.seconds)
-        headroom = Headroom.between(before, tools.meter())
+        single, together = (cloud.throughput(flows, settings.seconds) for flows in (1, settings.flows))
         loaded = Latency.of(cloud.latency(settings.flows, settings.seconds))
         failure = cloud.failure(settings.flows, settings.seconds) if firewalls > 1 else None
-    if not throughput:
+    if not together.rate:
         raise RequestError(f"comparison: {architecture.name} with {firewalls} carried nothing")
+    loads = (single.headroom, together.headroom)
+    # At scaled rates, what daemons and the rest of the machine do all the time would be most of it.
+    spent = max(0.0, together.headroom.busy - unloaded.busy)
     return Point(
         architecture=architecture.name,
         firewalls=firewalls,
-        throughput=throughput,
-        single_flow=single,
+        throughput=together.rate,
+        single_flow=single.rate,
         latency_idle=idle,
         latency_loaded=loaded,
         wire=wire,
         sources=sources,
         application=application,
         failure=failure,
-        # At scaled rates, what daemons and the rest of the machine do all the time would be most of it.
-        cpu_seconds_per_gigabyte=(
-            None
-            if unloaded.idle_share < settings.idle_share
-            else max(0.0, headroom.busy - unloaded.busy) / (throughput / 8e9)
-        ),
-        idle_share=headroom.idle_share,
-        thread_share=headroom.thread_share,
-        machine_limited=headroom.exhausted(settings),
+        cpu_seconds_per_gigabyte=(None if unloaded.idle_share < settings.idle_share else spent / (together.rate / 8e9)),
+        idle_share=min(load.idle_share for load in loads),
+        thread_share=max(load.thread_share for load in loads),
+        machine_limited=any(load.exhausted(settings) for load in loads),
         time=tools.now().isoformat(timespec="seconds"),
         duration=tools.clock() - start,
     )
@@ -152,7 +151,7 @@ def time_left(points: Sequence[Point], missing: Sequence[tuple[str, int]], setti
     for name, _ in missing:
         alike = [point.duration for point in points if point.architecture == name]
         known = alike or [point.duration for point in points]
-        total += sum(known) / len(known) if known else BUILDING + 5 * settings.seconds
+        total += sum(known) / len(known) if known else BUILDING + 6 * settings.seconds
     return total
 
 

@@ -146,4 +146,4 @@ def end_commands(tunnel: Tunnel, side: Side, gateway: IPv4Address) -> Commands:
 
 def shaping(rate: float) -> Commands:
     """Return the command that limits what an end sends into its tunnel to *rate* bit/s; both ends do, so both ways."""
-    return [token_bucket("ipsec0", rate, 16 * MTU, "50ms")]
+    return [token_bucket("ipsec0", rate)]

@@ -28,23 +28,24 @@ from testbed.comparison.model import (
     Application,
     Failure,
     Latency,
+    Load,
     Point,
     Settings,
     Source,
     Wire,
 )
-from testbed.comparison.report import as_csv
+from testbed.comparison.report import as_csv, markdown, questions
 from testbed.comparison.run import Tools, choose, compare, measure, planned, time_left, words
 from testbed.errors import RequestError
 from testbed.progress import Narrator
-from testbed.results import Results
+from testbed.results import Results, Table
 from testbed.run import Run
 
 GOLDEN = Path(__file__).parent / "recorded" / "comparison.csv"
 SCALE = 0.01
 SETTINGS = Settings(rate_scale=SCALE)
 CLIENT, FIREWALL = "203.0.113.10", "10.100.1.4"
-PLAIN, ONE_RULE = Wire("none", 0, False), Application(1, 0)
+PLAIN, ONE_RULE = Wire("none", 0, False), Application(1, 0, 0)
 
 
 @dataclass
@@ -57,11 +58,14 @@ class FakeCloud:
     def capacity(self) -> float:
         return self.architecture.per_firewall * self.scale
 
-    def throughput(self, flows: int, seconds: float) -> float:
+    def idle(self, seconds: float) -> Headroom:
+        return self.architecture.clock.run(seconds, 1.0)
+
+    def throughput(self, flows: int, seconds: float) -> Load:
         active = 1 if flows == 1 else min(self.firewalls, self.architecture.active)
         one = min(self.capacity, self.architecture.one_flow * self.scale)
-        self.architecture.clock.run(seconds, self.architecture.idle)
-        return one if flows == 1 else self.capacity * active
+        headroom = self.architecture.clock.run(seconds, self.architecture.idle)
+        return Load(one if flows == 1 else self.capacity * active, headroom)
 
     def latency(self, flows: int, seconds: float) -> list[float]:
         self.architecture.clock.run(seconds, 1.0)
@@ -74,7 +78,7 @@ class FakeCloud:
         return self.architecture.sources
 
     def failure(self, flows: int, seconds: float) -> Failure:
-        full = self.throughput(flows, seconds)
+        full = self.throughput(flows, seconds).rate
         lasted = self.architecture.outage
         rates = tuple((n / 4, full / 2 if 8 <= n < 8 + 4 * (lasted or 99) else full) for n in range(60))
         return Failure(flows, self.architecture.lost // self.firewalls, lasted, 2.0, rates)
@@ -88,14 +92,10 @@ class Clock:
 
     def __init__(self) -> None:
         self.time = 0.0
-        self.idle = 0.0
 
-    def run(self, seconds: float, idle: float) -> None:
+    def run(self, seconds: float, idle: float) -> Headroom:
         self.time += seconds
-        self.idle += 2 * seconds * idle
-
-    def sample(self) -> Sample:
-        return Sample(self.time, 2 * self.time, self.idle, {(1, 1): self.time / 2})
+        return Headroom(2 * (1 - idle), idle, 0.5)
 
 
 @dataclass
@@ -113,6 +113,7 @@ class FakeArchitecture:
     outage: float | None = 4.0
     lost: int = 0
     application: Application = ONE_RULE
+    cloud: type[FakeCloud] = FakeCloud
     built: list[int] = field(default_factory=list)
     dies: Callable[[int], bool] = lambda firewalls: False
 
@@ -122,7 +123,7 @@ class FakeArchitecture:
             raise KeyboardInterrupt
         self.built.append(firewalls)
         self.clock.run(10, 1.0)
-        yield FakeCloud(self, firewalls, rate_scale)
+        yield self.cloud(self, firewalls, rate_scale)
 
 
 def architectures(clock: Clock) -> list[FakeArchitecture]:
@@ -141,7 +142,7 @@ def architectures(clock: Clock) -> list[FakeArchitecture]:
         ),
         FakeArchitecture(
             SANDWICH, "Sandwich", clock, sources=(Source("NLB (TCP)", CLIENT, FIREWALL), http), lost=64,
-            application=Application(2, 2),
+            application=Application(1, 4, 2),
         ),
     ]  # fmt: skip
 
@@ -165,7 +166,7 @@ def fakes(clock: Clock) -> dict[str, FakeArchitecture]:
 
 def tools(clock: Clock, **machine: Any) -> Tools:
     now = datetime(2026, 11, 24, tzinfo=timezone.utc)
-    return Tools(clock.sample, lambda: clock.time, lambda: now, lambda: {"cpus": 2, "git": {"dirty": False}} | machine)
+    return Tools(lambda: clock.time, lambda: now, lambda: {"cpus": 2, "git": {"dirty": False}} | machine)
 
 
 def runs(root: Path, name: str = "1-compare") -> Run:
@@ -227,7 +228,7 @@ FALSE: list[tuple[str, str, dict[str, Any]]] = [
     ("The Gateway Load Balancer keeps the source", GWLB, {"sources": (Source("endpoint", CLIENT, FIREWALL),)}),
     ("The Gateway Load Balancer needs no encrypted tunnel", GWLB, {"wire": Wire("ESP", 73, True)}),
     ("The Gateway Load Balancer carries more than VPN attachments", GWLB, {"per_firewall": 2.3e9}),
-    ("An application needs less configuration than in the sandwich", GWLB, {"application": Application(4, 0)}),
+    ("An application needs less configuration than in the sandwich", GWLB, {"application": Application(4, 3, 0)}),
     ("The Gateway Load Balancer needs fewer firewalls", GWLB, {"per_firewall": 1e9}),
 ]
 
@@ -254,6 +255,19 @@ def test_slow_firewalls_do_not_show_what_tunnels_cost(fakes: dict[str, FakeArchi
     faster = claims["The Gateway Load Balancer carries more than VPN attachments"]
     assert faster.verdict is Verdict.NOT_DECIDED
     assert faster.detail == "firewalls rated 1 Gbit/s do not outdo 2 tunnels, which carry 2.5 Gbit/s"
+
+
+def test_the_machine_may_limit_one_point_only_and_by_one_flow(fakes: dict[str, FakeArchitecture], clock: Clock) -> None:
+    class Narrow(FakeCloud):
+        def throughput(self, flows: int, seconds: float) -> Load:
+            found = super().throughput(flows, seconds)
+            busy = flows == 1 and self.firewalls == 2
+            return Load(found.rate, Headroom(1.0, 0.5, 0.95)) if busy else found
+
+    fakes[GWLB].cloud = Narrow
+    points = measured(fakes, clock)
+    assert [point.name for point in points if point.machine_limited] == ["gwlb/2"]
+    assert next(point.thread_share for point in points if point.machine_limited) == 0.95
 
 
 @pytest.mark.parametrize("architecture", [GWLB, VPN, ACTIVE_PASSIVE, SANDWICH])
@@ -409,8 +423,9 @@ def test_the_results_are_files_tables_and_figures(
     monkeypatch.undo()
     run, _ = compared(fakes, clock, tmp_path)
     assert {path.name for path in run.results.directory.iterdir()} == {
-        "points.jsonl", "comparison.csv", "throughput-over-the-number-of-firewalls.svg", "a-firewall-dies.svg",
-        "whom-the-server-sees.svg", "firewalls-needed.svg",
+        "points.jsonl", "comparison.csv", "comparison.md",
+        "throughput-over-the-number-of-firewalls.svg", "a-firewall-dies.svg", "whom-the-server-sees.svg",
+        "firewalls-needed.svg",
     }  # fmt: skip
     html = page.html(run.results)
     for words_there in (
@@ -423,15 +438,53 @@ def test_the_results_are_files_tables_and_figures(
         assert words_there in html
     assert "http-equiv" not in html
     assert "src=" not in html
-    json.dumps(run.results.document())
-    assert len(run.results.measurements) == 11 * 12 + 7 * 2
-    assert "0 % idle" not in told(run)
+    (point, *_) = json.loads(json.dumps(run.results.document()))["data"]["points"]
+    assert point["architecture"] == GWLB
+    assert point["failure"] is None
+    assert point["next_firewall_efficiency"] is None
+    titles = [table.title for table in run.results.tables]
+    assert all(f"**{title}**" in (run.results.directory / "comparison.md").read_text() for title in titles)
+    assert all(title in told(run) for title in titles[:-1])
     assert "✓ The sandwich hides the source" in told(run)
 
 
 def test_csv(fakes: dict[str, FakeArchitecture], clock: Clock) -> None:
     fakes[VPN].idle = 0.1
     assert as_csv(measured(fakes, clock)) == GOLDEN.read_text()
+
+
+def test_each_question_has_a_table(fakes: dict[str, FakeArchitecture], clock: Clock) -> None:
+    fakes[VPN].idle = 0.1
+    titles = {each.name: each.title for each in fakes.values()}
+    asked = {table.title: table for table in questions(measured(fakes, clock), SETTINGS, titles)}
+    rates = asked["Throughput of all flows together, Mbit/s (* the machine was the limit)"]
+    assert rates.columns == ("firewalls", "1", "2", "4")
+    assert rates.rows == (
+        ("Gateway Load Balancer", "48", "96", "192"),
+        ("VPN, ECMP", "24*", "48*", "96*"),
+        ("Active-passive HA", "48", "48", ""),
+        ("Sandwich", "48", "96", "192"),
+    )
+    assert asked["What each further firewall adds, of what the first carries"].rows[:3] == (
+        ("Gateway Load Balancer", "–", "100%", "100%"),
+        ("VPN, ECMP", "–", "–", "–"),
+        ("Active-passive HA", "–", "0%", ""),
+    )
+    assert asked["What the leg to a firewall adds to a packet"].rows[1] == ("VPN, ECMP", "73", "ESP", "yes")
+    assert asked["Whom the server sees"].rows[-1] == ("Sandwich", "ALB (HTTP)", CLIENT, FIREWALL, CLIENT)
+    assert asked["Flows lost when a firewall dies"].rows[0] == ("Gateway Load Balancer", "–", "32 of 64", "16 of 64")
+    (failing,) = (table for title, table in asked.items() if title.startswith("Seconds for which"))
+    assert failing.title.endswith("at time scale 10")
+    assert failing.rows[1] == ("VPN, ECMP", "–", "9", "9")
+    (more,) = (table for title, table in asked.items() if title.startswith("One more application"))
+    assert (more.rows[0][1], more.rows[-1][1]) == ("1 + 0 + 0", "1 + 4 + 2")
+    assert asked["Firewalls needed, one to spare"].rows[3] == ("10 Gbit/s", "3", "5", "impossible", "3")
+    assert len(asked) == 12
+
+
+def test_a_table_as_markdown() -> None:
+    table = Table("Whom?", ("a", "b"), (("1|2", "3"),))
+    assert markdown(table) == "**Whom?**\n\n| a | b |\n| --- | --- |\n| 1\\|2 | 3 |\n"
 
 
 def test_an_undecided_claim_is_told_and_no_check(
@@ -463,7 +516,7 @@ def test_a_machine_that_is_busy_with_other_work_has_no_cpu_cost(
 ) -> None:
     point = measured(fakes, clock)[0]
     assert point.cpu_seconds_per_gigabyte == pytest.approx(1.2 / 0.006)  # 60 % of two CPUs for 48 Mbit/s
-    busy = replace(SETTINGS, idle_share=1.1)
+    busy = replace(SETTINGS, idle_share=1.1)  # less is idle, whatever happens
     assert measure(fakes[GWLB], 1, SCALE, busy, tools(clock)).cpu_seconds_per_gigabyte is None
 
 
@@ -475,7 +528,7 @@ def test_a_point_that_carries_nothing_is_none(fakes: dict[str, FakeArchitecture]
 
 def test_time_left(fakes: dict[str, FakeArchitecture], clock: Clock) -> None:
     missing = [(VPN, 4), (SANDWICH, 4)]
-    assert time_left([], missing, SETTINGS) == 2 * 55
+    assert time_left([], missing, SETTINGS) == 2 * 75
     point = measured(fakes, clock)[1]
     points = [replace(point, duration=100.0), replace(point, architecture=GWLB, duration=20.0)]
     assert time_left(points, missing, SETTINGS) == 100 + 60
@@ -498,12 +551,22 @@ def test_a_busy_thread_is_the_machines_limit_although_cpus_are_idle() -> None:
 
 
 def test_the_sample_is_read_from_proc(tmp_path: Path) -> None:
-    (tmp_path / "stat").write_text("cpu  100 0 100 600 200 0 0 50 7 7\ncpu0 1 2\ncpu1 1 2\nintr 5\n")
+    (tmp_path / "stat").write_text(
+        "cpu  100 0 100 600 200 25 75 50 7 7\ncpu0 50 0 50 300 100 0 25 25\ncpu1 50 0 50 300 100 25 50 25\nintr 5\n"
+    )
     task = tmp_path / "12" / "task" / "13"
     task.mkdir(parents=True)
     (task / "stat").write_text("13 (a ) b) S " + " ".join(["0"] * 10 + ["150", "50"] + ["0"] * 6 + ["777"] + ["0"] * 9))
     (tmp_path / "99" / "task" / "99").mkdir(parents=True)  # it has ended
-    assert sample(tmp_path, lambda: 5.0) == Sample(5.0, 10.5, 8.0, {(13, 777): 2.0})
+    assert sample(tmp_path, lambda: 5.0) == Sample(5.0, 11.5, 8.0, {(13, 777): 2.0, (-1, 0): 0.25, (-2, 0): 0.75})
+
+
+def test_a_cpu_full_of_interrupts_is_the_machines_limit() -> None:
+    before, after = Sample(0.0, 100.0, 50.0, {(-1, 0): 1.0}), Sample(10.0, 120.0, 60.0, {(-1, 0): 10.5})
+    headroom = Headroom.between(before, after)
+    assert headroom.exhausted(Settings())
+    assert not headroom.exhausted(Settings(thread_share=0.95))
+    assert headroom.exhausted(Settings(idle_share=0.6, thread_share=1.0))
 
 
 def test_the_machine_itself_can_be_sampled() -> None:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
+
 import pytest
 
-from testbed.comparison.calibration import calibrate, tunnel_scale
+from testbed.comparison.calibration import SLOWEST_TUNNEL, calibrate, tunnel_scale
 from testbed.comparison.demand import Sizing, rated
+from testbed.comparison.headroom import Headroom
 from testbed.comparison.model import ACTIVE_PASSIVE, GWLB, SANDWICH, VPN, Settings
 from testbed.errors import MachineError
 
@@ -33,34 +36,81 @@ def test_spares_and_steps() -> None:
     assert [sizing.needed(demand, spare=0) for demand in (0, 3.0, 3.01, 0.3 * 30)] == [1, 1, 2, 3]
 
 
+MOST = dict.fromkeys((GWLB, VPN, ACTIVE_PASSIVE, SANDWICH), 8) | {ACTIVE_PASSIVE: 4}
+
+
+@dataclass
+class Machine:
+    """A machine that carries so much without tunnels and in one; with tunnels no more than *within* of the estimate."""
+
+    plain: float
+    tunnel: float
+    limit: float = 1.0  # the largest scale at which it is not the limit of VPN attachments
+    tried: list[tuple[str, int, float]] = field(default_factory=list)
+
+    def unlimited(self, architecture: str) -> float:
+        return self.tunnel if architecture == VPN else self.plain
+
+    def loaded(self, architecture: str, firewalls: int, rate_scale: float) -> Headroom:
+        self.tried.append((architecture, firewalls, rate_scale))
+        return Headroom(1.0, 0.1 if architecture == VPN and rate_scale > self.limit else 0.4, 0.5)
+
+
 def test_tunnels_are_what_fits_least() -> None:
-    calibration = calibrate(6e9, 170e6, Settings())
+    calibration = calibrate(Machine(6e9, 170e6), Settings(), MOST)
     assert calibration.rate_scale == 0.01  # 0.6 × 170 Mbit/s for 4 × 2.5 Gbit/s
-    assert calibration.reason == "vpn-ecmp with 4 firewalls is the tightest: one tunnel carries 170 Mbit/s"
-    assert calibrate(6e9, 170e6, Settings(firewalls=(1, 8))).rate_scale == 0.005
+    assert calibration.reason == ("vpn-ecmp with 4 firewalls is the tightest (plain path 6 Gbit/s, tunnel 170 Mbit/s)")
+    assert calibrate(Machine(6e9, 170e6), Settings(firewalls=(1, 8)), MOST).rate_scale == 0.005
 
 
 def test_the_plain_path_is_what_fits_least() -> None:
-    calibration = calibrate(400e6, 1e9, Settings())
+    calibration = calibrate(Machine(400e6, 1e9), Settings(), MOST)
     assert calibration.rate_scale == 0.01
-    assert calibration.reason == "gwlb with 4 firewalls is the tightest: the plain path carries 400 Mbit/s"
+    assert calibration.reason.startswith("gwlb with 4 firewalls is the tightest (plain path 400 Mbit/s")
+
+
+def test_the_largest_point_of_each_is_tried() -> None:
+    machine = Machine(6e9, 170e6)
+    calibrate(machine, Settings(firewalls=(1, 8)), MOST)
+    assert sorted(machine.tried) == [
+        (ACTIVE_PASSIVE, 1, 0.005), (GWLB, 8, 0.005), (SANDWICH, 8, 0.005), (VPN, 8, 0.005),
+    ]  # fmt: skip
+
+
+def test_the_scale_goes_down_until_the_machine_is_not_the_limit() -> None:
+    machine = Machine(6e9, 170e6, limit=0.004)
+    calibration = calibrate(machine, Settings(), MOST)
+    assert calibration.rate_scale == 0.002
+    assert calibration.reason == "at 0.005 the machine was the limit of vpn-ecmp with 4 firewalls"
+    assert machine.tried[:3] == [(VPN, 4, 0.01), (VPN, 4, 0.005), (VPN, 4, 0.002)]
+    assert {scale for *_, scale in machine.tried[3:]} == {0.002}
+
+
+def test_a_machine_that_is_the_limit_in_any_case_is_named() -> None:
+    calibration = calibrate(Machine(6e9, 170e6, limit=0.0), Settings(), MOST)
+    assert calibration.rate_scale == 0.002  # half of it is below SLOWEST_TUNNEL
+    assert 0.001 * 1.25e9 < SLOWEST_TUNNEL < 0.002 * 1.25e9
+    assert calibration.reason == "the machine limits vpn-ecmp with 4 firewalls at any scale that works"
 
 
 def test_a_fast_machine_needs_no_scale() -> None:
-    assert calibrate(1e12, 1e12, Settings()).rate_scale == 1.0
+    assert calibrate(Machine(1e12, 1e12), Settings(), MOST).rate_scale == 1.0
 
 
 def test_only_what_is_compared_has_to_fit() -> None:
-    assert calibrate(6e9, 1e3, Settings(architectures=(GWLB,))).rate_scale == 0.1
-    assert calibrate(6e9, 1e3, Settings(architectures=(ACTIVE_PASSIVE,))).rate_scale == 0.5
+    assert calibrate(Machine(6e9, 1e3), Settings(architectures=(GWLB,)), MOST).rate_scale == 0.1
+    assert calibrate(Machine(6e9, 1e3), Settings(architectures=(ACTIVE_PASSIVE,)), MOST).rate_scale == 0.5
+    assert calibrate(Machine(1e3, 170e6), Settings(architectures=(VPN,)), MOST).rate_scale == 0.01
 
 
-@pytest.mark.parametrize("tunnel", [0.0, 2e6])
-def test_a_machine_that_carries_too_little(tunnel: float) -> None:
-    with pytest.raises(
-        MachineError, match=r"^comparison: vpn-ecmp with 4 firewalls does not fit this machine .*tunnel"
-    ):
-        calibrate(6e9, tunnel, Settings())
+@pytest.mark.parametrize(("tunnel", "shown"), [(0.0, "plain path 6 Gbit/s"), (2e6, "tunnel 2 Mbit/s")])
+def test_a_machine_that_carries_too_little(tunnel: float, shown: str) -> None:
+    machine = Machine(6e9, tunnel)
+    with pytest.raises(MachineError, match="comparison: vpn-ecmp with 4 firewalls does not fit this machine ") as said:
+        calibrate(machine, Settings(), MOST)
+    assert shown in str(said.value)
+    assert str(said.value).endswith("; compare fewer firewalls")
+    assert not machine.tried
 
 
 def test_tunnels_that_a_machine_fills() -> None:

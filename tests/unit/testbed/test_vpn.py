@@ -96,23 +96,8 @@ def test_commands() -> None:
     end = [" ".join(command) for command in end_commands(tunnel(), Side.CUSTOMER, IPv4Address("100.64.1.254"))]
     assert "ip rule add pref 101 iif inside unreachable" in end
     assert end[-1].endswith("--set-mss 1406")
-    assert shaping(125e6) == [
-        [
-            "tc",
-            "qdisc",
-            "replace",
-            "dev",
-            "ipsec0",
-            "root",
-            "tbf",
-            "rate",
-            "125000000bit",
-            "burst",
-            "156250",
-            "latency",
-            "50ms",
-        ]
-    ]
+    text = "tc qdisc replace dev ipsec0 root tbf rate 125000000bit burst 156250 limit 781250"
+    assert shaping(125e6) == [text.split()]
 
 
 def test_dead_peers_are_given_up_after_30_seconds() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from itertools import combinations
+from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
@@ -114,3 +115,12 @@ def test_a_topology_of_one_vpc_is_drawn() -> None:
     topology = Topology.model_validate({"name": "one", "vpcs": {"one": {"cidr": "10.0.0.0/16"}}})
     ElementTree.fromstring(svg(topology))
     assert mermaid(topology).startswith("flowchart TB\n")
+
+
+@pytest.mark.parametrize("name", ["gwlb", "vpn-ecmp", "active-passive", "sandwich"])
+def test_the_documentation_draws_the_architectures_as_they_are(name: str) -> None:
+    text = (Path(__file__).parents[3] / "docs/architectures.md").read_text()
+    section = text.partition(f"(`{name}`)\n")[2]
+    drawn = re.search(r"```mermaid\n(.*?)```", section, re.DOTALL)
+    assert drawn is not None
+    assert drawn[1].strip() == mermaid(load_topology(name)).strip(), f"paste `bumpwire show {name} --mermaid` there"
