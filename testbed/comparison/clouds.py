@@ -49,8 +49,8 @@ RECOVERED = 60
 TRIAL = 3.0
 TITLES = {
     GWLB: "Gateway Load Balancer",
-    VPN: "VPN attachments with ECMP",
-    ACTIVE_PASSIVE: "VPC attachment, active-passive",
+    VPN: "VPN attachments, ECMP",
+    ACTIVE_PASSIVE: "Active-passive HA",
     SANDWICH: "Inbound sandwich",
 }
 
@@ -92,7 +92,7 @@ class LabCloud:
         found = []
         for via, address in {"": self.address, **self.others}.items():
             (answer,) = ask(self.lab, self.client, address)
-            found.append(Source(via or ("nlb" if self.others else "path"), str(client.address), *answer))
+            found.append(Source(via or ("nlb" if self.others else "routes"), str(client.address), *answer))
         return found
 
     def wire(self) -> Wire:

@@ -43,15 +43,18 @@ def throughput(points: Sequence[Point], settings: Settings, rate_scale: float, t
         cap = tunnels * rate_scale / 1e6
         axes.plot([0, most], [0, most * cap], color=STYLES[VPN][0], linestyle=":", linewidth=1.5)
     labels: list[tuple[float, str, str]] = []
-    for name in dict.fromkeys(point.architecture for point in points):
+    names = list(dict.fromkeys(point.architecture for point in points))
+    for name in names:
+        # Of lines that are the same, the earlier ones are seen around the later.
+        wider = len(names) - 1 - names.index(name)
         mine = sorted((point for point in points if point.architecture == name), key=lambda point: point.firewalls)
         colour, marker = _style(name)
         numbers, rates = [point.firewalls for point in mine], [point.throughput / 1e6 for point in mine]
-        axes.plot(numbers, rates, color=colour, linewidth=2.6, zorder=3)
+        axes.plot(numbers, rates, color=colour, linewidth=2.4 + wider, zorder=3)
         for point, rate in zip(mine, rates, strict=True):
             face = "white" if point.machine_limited else colour
             axes.plot(
-                point.firewalls, rate, marker=marker, markersize=9, color=colour, markerfacecolor=face,
+                point.firewalls, rate, marker=marker, markersize=8 + 1.5 * wider, color=colour, markerfacecolor=face,
                 markeredgewidth=2, zorder=4, clip_on=False,
             )  # fmt: skip
         labels.append((rates[-1], titles.get(name, name), colour))
@@ -98,16 +101,18 @@ def failures(points: Sequence[Point], titles: Titles) -> str:
         axes.axvline(0, color=INK, linewidth=1.6)
         if failure.seconds:
             axes.axvspan(0, failure.seconds, color=FAINT, alpha=0.16, linewidth=0)
-        lasted = "did not recover" if failure.seconds is None else f"{failure.seconds:.3g} s"
-        lost = f"{failure.flows_lost} of {failure.flows} flows lost, {lasted}"
+        lost = f"{failure.flows_lost} of {failure.flows} flows lost"
+        lasted = "to the end" if failure.seconds is None else f"for {failure.seconds:.2g} s"
         axes.set_title(titles.get(name, name), loc="left", fontsize=SIZE, color=colour, weight="bold")
-        axes.set_title(f"{lost} · 1 of {point.firewalls} firewalls died", loc="right", fontsize=SIZE - 1, color=INK)
+        axes.set_title(f"{lost}, new connections fail {lasted}", loc="right", fontsize=SIZE - 1, color=INK)
+        axes.set_xlim(times[0], times[-1])
         axes.set_ylim(0, max(rates) * 1.1 or 1)
         axes.set_ylabel("Mbit/s", fontsize=SIZE - 1, color=FAINT)
         axes.locator_params(axis="y", nbins=3)
         axes.grid(color=LINE)
         axes.tick_params(labelsize=SIZE - 1)
-    panels[-1].set_xlabel("seconds since the firewall died", fontsize=SIZE, color=INK)
+    numbers = " or ".join(str(number) for number in sorted({point.firewalls for point in shown.values()}))
+    panels[-1].set_xlabel(f"seconds since 1 of {numbers} firewalls died", fontsize=SIZE, color=INK)
     return figures._svg(figure)
 
 
@@ -206,7 +211,11 @@ def _style(architecture: str) -> tuple[str, str]:
 def _end_labels(
     axes: Axes, x: float, top: float, labels: Sequence[tuple[float, str, str]], taken: Sequence[float]
 ) -> None:
-    """Name each line at its end, moved apart where ends are near each other; *taken* are heights with a label."""
+    """Name each line at its end, moved apart where ends are near each other; *taken* are heights with a label.
+
+    The figure keeps room for them, and some more: the page's own font may be wider.
+    """
+    axes.figure.get_layout_engine().set(w_pad=0.15)  # type: ignore[union-attr, call-arg]
     apart = top * 0.062
     placed: list[float] = list(taken)
     for y, text, colour in sorted(labels, reverse=True):

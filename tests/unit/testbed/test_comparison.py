@@ -432,7 +432,7 @@ def test_the_results_are_files_tables_and_figures(
         "Whom the server sees",
         "no more SNAT",
         "not beyond",
-        "1 of 2 firewalls died",
+        "seconds since 1 of 2 firewalls died",
         "rate scale 0.01",
     ):
         assert words_there in html
