@@ -64,9 +64,10 @@ def questions(points: Sequence[Point], settings: Settings, titles: Mapping[str, 
     def table(question: str, cell: Callable[[Point], str | None], measured: bool = True) -> Table:
         """Return a row for each architecture, a column for each number of firewalls; *cell* may have no answer."""
         limited = {point.name for point in points if measured and point.machine_limited}
+        answers = {point: cell(point) for point in points}
         cells = {
-            (point.architecture, point.firewalls): (cell(point) or "–") + LIMITED * (point.name in limited)
-            for point in points
+            (point.architecture, point.firewalls): "–" if answer is None else answer + LIMITED * (point.name in limited)
+            for point, answer in answers.items()
         }
         numbers = sorted({number for _, number in cells})
         names = list(dict.fromkeys(name for name, _ in cells))

@@ -78,7 +78,7 @@ def compare(
 
 
 def show(run: Run, claims: Sequence[Claim]) -> None:
-    """Print the tables and what became of each claim."""
+    """Print the tables, what became of each claim, and how many could be decided."""
     for table in run.results.tables[:-1]:
         run.narrator.title(table.title)  # a table's own title is folded to the table's width
         run.narrator.console.print(report.grid(replace(table, title="")))
@@ -88,6 +88,7 @@ def show(run: Run, claims: Sequence[Claim]) -> None:
         if claim.verdict is Verdict.NOT_DECIDED:
             text = f"  ? {claim.name} not decided: {claim.detail}"
             run.narrator.console.print(text, markup=False, highlight=False, soft_wrap=True)
+    run.narrator.title(f"{len(run.results.checks)} of {len(claims)} claims decided")
 
 
 def choose(architectures: Sequence[Architecture], settings: Settings) -> dict[str, Architecture]:

@@ -267,6 +267,8 @@ def test_the_machine_may_limit_one_point_only_and_by_one_flow(fakes: dict[str, F
     fakes[GWLB].cloud = Narrow
     points = measured(fakes, clock)
     assert [point.name for point in points if point.machine_limited] == ["gwlb/2"]
+    (adding,) = (table for table in questions(points, SETTINGS, {}) if table.title.startswith("What each further"))
+    assert adding.rows[0] == (GWLB, "–", "–", "–")  # of one firewall, of a limited point, beside a limited point
     assert next(point.thread_share for point in points if point.machine_limited) == 0.95
 
 
@@ -496,6 +498,7 @@ def test_an_undecided_claim_is_told_and_no_check(
         "The Gateway Load Balancer keeps the source", "The Gateway Load Balancer needs no encrypted tunnel",
     }  # fmt: skip
     assert "? VPN attachments scale not decided: vpn-ecmp with 1: not measured" in told(run)
+    assert "\n4 of 17 claims decided\n" in told(run)
 
 
 def test_wrong_settings_are_refused(fakes: dict[str, FakeArchitecture]) -> None:
