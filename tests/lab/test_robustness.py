@@ -79,7 +79,9 @@ def test_interrupted_at_any_moment_nothing_is_left(before: dict[str, Any], momen
     lab.send_signal(signal.SIGINT)
     # At the prompt Ctrl-C ends the command, not the lab, as in Mininet; the end of input ends the lab.
     output_text, _ = lab.communicate(timeout=60)
-    assert lab.returncode in (130, 0, -signal.SIGINT), output_text
+    # On a busy machine Python itself may be starting still, which it says, and then there is nothing to leave.
+    starting = "Python runtime state" in output_text
+    assert lab.returncode in (130, 0, -signal.SIGINT) or starting, output_text
     assert settled(before) == before
 
 
