@@ -252,7 +252,7 @@ def parse_statistics(text: str) -> list[TargetHealth]:
 def first_alert(log: str) -> str | None:
     """Return what the first alert of HAProxy's log says: those after it are consequences. None where there is none."""
     where = r"(?:config : )?(?:\[\S*haproxy.main\(\)\] )?(?:Starting |Binding \[.+?\] for )?"
-    alert = re.search(rf"^\[ALERT\] +\(\d+\) : {where}(.+)$", log, re.MULTILINE)
+    alert = re.search(rf"^\[ALERT\] +\(\d+\) : {where}(.+?)\.?$", log, re.MULTILINE)
     return alert[1] if alert else None
 
 

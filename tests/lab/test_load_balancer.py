@@ -341,7 +341,8 @@ def test_a_reload_that_cannot_be_says_why_and_changes_nothing(sandwich: Sandwich
         taken = source_log.application(sandwich.nodes["public"], SECOND["public"])
         with taken, pytest.raises(LoadBalancerError) as error:
             outside.reload(public_balancer([FIRST, SECOND]))
-        assert str(error.value) == (
+        # Since HAProxy 3.0 the protocol is named.
+        assert str(error.value).replace("protocol tcpv4: ", "") == (
             "load balancer public: the new configuration is not in force: proxy firewalls-8002: cannot bind socket"
             " (Address already in use) for [0.0.0.0:81]"
         )
@@ -367,6 +368,7 @@ def test_a_taken_port_is_named(sandwich: Sandwich) -> None:
     with source_log.application(sandwich.nodes["public"], FIRST["public"]):
         process = HaproxyProcess(sandwich.nodes["public"], public_balancer([FIRST]), sandwich.directory)
         with pytest.raises(
-            LoadBalancerError, match=r"1: proxy firewalls-8001: cannot bind socket \(Address.*\) for \[0.0.0.0:80\]$"
+            LoadBalancerError,
+            match=r"1: proxy firewalls-8001: (protocol tcpv4: )?cannot bind socket \(Address.*\) for \[0.0.0.0:80\]$",
         ):
             process.wait_ready()

@@ -214,6 +214,6 @@ def test_the_first_alert_is_the_cause() -> None:
         "[ALERT]    (7) : [haproxy.main()] Some protocols failed to start their listeners! Exiting.\n"
     )
     assert first_alert(log) == "proxy web: cannot bind socket (Address already in use) for [0:80]"
-    assert first_alert("[ALERT]    (7) : config : no such thing\n") == "no such thing"
+    assert first_alert("[ALERT]    (7) : config : no such thing.\n") == "no such thing"
     assert first_alert("[ALERT] (7) : [/usr/sbin/haproxy.main()] Cannot raise FD limit\n") == "Cannot raise FD limit"
     assert first_alert("[NOTICE]   (7) : Loading success.\n") is None
