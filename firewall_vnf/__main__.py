@@ -12,6 +12,7 @@ import contextlib
 import gc
 import os
 import signal
+import socket
 import sys
 import threading
 import time
@@ -35,6 +36,7 @@ from firewall_vnf.routed import RoutedEngine
 from firewall_vnf.session_store import Sharing
 
 if TYPE_CHECKING:
+    from firewall_vnf.bpf_offload import BpfOffload
     from firewall_vnf.cloud_api import Failover
     from firewall_vnf.nfqueue import QueueInterface
 
@@ -60,18 +62,23 @@ class Firewall:
             self._ha, self._failover = _open_pair(config.high_availability, self._log)
             self._sharing = Sharing(self._ha.sync, self._log, epoch)
         parts = config, policy, self._log, inspections, self._sharing
+        self._engine: Engine
+        self._offload, offload = None, "off"
         if isinstance(self._interface, DataInterface):
-            self._engine = Engine(*parts)
+            self._offload, offload = _open_offload(config, self._log)
+            self._engine = Engine(*parts, self._offload)
         else:
+            offload = "on" if config.bypass else "off"
             self._engine = RoutedEngine(*parts, kernel=self._interface.connections, bypass=config.bypass)
         info = {
             "name": config.name,
             "pid": os.getpid(),
             "interface": config.interface or ", ".join(config.interfaces),
             "policy": str(config.policy),
+            "offload": offload,
         }
         self._control = ControlServer(config.control, self._engine, epoch, self._counters, self._reload, info, self._ha)
-        services = [part for part in (self._control, self._sharing, self._ha) if part is not None]
+        services = [part for part in (self._control, self._sharing, self._ha, self._offload) if part is not None]
         self.loop: Loop[Any] = Loop(self._interface, self._engine, *services)
         self._health = HealthPort(
             config.health_port, lambda: time.monotonic() - self.loop.heartbeat, config.health_limit
@@ -106,6 +113,8 @@ class Firewall:
             self._ha.close(now)
             self._failover.close()
         self._engine.close(now)
+        if self._offload:
+            self._offload.close()
         self._interface.close()
         self._log.system("general", "informational", f"firewall {self._config.name} stopped", now)
         self._writer.close()
@@ -126,7 +135,8 @@ class Firewall:
 
     def _reading(self) -> Reading:
         """Read the meters; in any thread, without the data path's help."""
-        table, counters = self._engine.table, self._engine.counters
+        table, counters, offload = self._engine.table, self._engine.counters, self._engine.offload
+        packets, bytes_carried = offload.total() if offload else (0, 0)
         return Reading(
             time=time.monotonic(),
             processor=time.clock_gettime(self._processor),
@@ -134,8 +144,8 @@ class Firewall:
             sessions=table.count,
             capacity=table.capacity,
             installed=counters["session_installed"],
-            packets=counters["pkt_forwarded"] + counters["pkt_bypassed"],
-            bytes=self.loop.carried + self._engine.bypassed_bytes,
+            packets=counters["pkt_forwarded"] + packets,
+            bytes=self.loop.carried + bytes_carried,
         )
 
     def _reload(self, now: float) -> None:
@@ -147,6 +157,24 @@ class Firewall:
             self._log.system("policy-commit-failed", "high", f"policy not changed: {error}", now)
             raise ValueError(str(error)) from error
         self._engine.commit(policy, now)
+
+
+def _open_offload(config: Config, log: Log) -> tuple[BpfOffload | None, str]:
+    """Return what carries sessions on the data interface, and a word on it: ``on``, ``off``, or why not."""
+    from firewall_vnf import bpf_offload, libbpf  # a firewall without offload does without libbpf
+
+    try:
+        libbpf.detach(socket.if_nametoindex(config.interface))  # of a firewall that was killed
+        if not config.offload:
+            return None, "off"
+        program = bpf_offload.BpfProgram(config.offload_sessions, config.address)
+        return bpf_offload.BpfOffload(
+            config.interface, program, config.offload_sessions, config.offload_packets, log.counters
+        ), "on"
+    except libbpf.BpfError as error:
+        if config.offload:
+            log.system("offload-unavailable", "low", f"sessions are not offloaded: {error}", time.monotonic())
+        return None, str(error) if config.offload else "off"
 
 
 def _open_pair(config: HaConfig, log: Log) -> tuple[HaService, Failover]:

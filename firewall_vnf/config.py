@@ -12,7 +12,8 @@
     management_address: 100.64.0.11  # metrics are served there
     session_store: redis://100.64.0.1:6379
 
-The last two are optional. Nothing else is needed; :class:`Config` has the defaults.
+The last two are optional. Nothing else is needed; :class:`Config` has the defaults. Where the kernel takes the BPF
+program it carries sessions that need no more inspection, unless ``offload: false`` forbids it.
 
 A routed firewall has, instead of ``interface`` and ``zones``, the zones of the interfaces between which it routes::
 
@@ -130,6 +131,9 @@ class Config(EngineConfig):
     seconds, is how often its metrics are measured (VM-Series: every 1 to 60 minutes). ``session_store`` is the Redis
     server where firewalls share their sessions; without it each keeps its own.
 
+    ``offload``: have BPF carry sessions, where it can be had; ``offload_sessions`` at a time, each from its packet
+    number ``offload_packets`` on.
+
     ``interfaces`` maps a routed firewall's interfaces to zones; traffic by any other is dropped. ``queue``, ``bypass``
     and ``fail_open`` are to agree with the arguments of :func:`firewall_vnf.routed.queue_rules`.
     """
@@ -151,6 +155,9 @@ class Config(EngineConfig):
     management_port: int = Field(default=9090, ge=1, le=65535)
     metrics_interval: float = Field(default=5.0, gt=0)
     session_store: RedisDsn | None = None
+    offload: bool = True
+    offload_sessions: int = Field(default=16384, ge=1, le=1 << 20)
+    offload_packets: int = Field(default=16, ge=1)
     high_availability: HaConfig | None = None
 
     @model_validator(mode="after")

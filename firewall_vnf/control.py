@@ -5,7 +5,8 @@ The socket is a local stream socket. A request is one line of JSON, ``{"command"
 "ssh"}``; the answer is one line of JSON, an object, with ``error`` in it if the request failed. Commands:
 
 ``info``
-    ``name``, ``policy`` (its file), ``sessions``, ``capacity``, ``pid``, ``interface``; of one of a pair ``ha``, see
+    ``name``, ``policy`` (its file), ``sessions``, ``capacity``, ``pid``, ``interface``, ``offload`` (``on``, ``off``,
+    or why it cannot be); of one of a pair ``ha``, see
     :func:`firewall_vnf.control_server.describe_pair`
 ``counters``
     ``counters``: name to value, see :mod:`firewall_vnf.counters`
@@ -33,7 +34,7 @@ from typing import Any
 COMMANDS = ("info", "counters", "sessions", "clear", "reload", "suspend", "functional")
 FILTERS = (
     "id", "application", "state", "source", "source_port", "destination", "destination_port", "protocol", "zone",
-    "endpoint", "rule",
+    "endpoint", "rule", "offloaded",
 )  # fmt: skip
 
 _NUMBERS = {"icmp": "1", "tcp": "6", "udp": "17"}
@@ -117,7 +118,7 @@ class Control:
 
 
 def format_sessions(sessions: Iterable[Mapping[str, Any]]) -> str:
-    """Return sessions as text, in the form of PAN-OS's ``show session all``, by id."""
+    """Return sessions as text, in the form of PAN-OS's ``show session all``, by id; flag O: offloaded."""
     rule = "-" * 100
     lines = [
         rule,
@@ -129,8 +130,9 @@ def format_sessions(sessions: Iterable[Mapping[str, Any]]) -> str:
         source = f"{session['source']}[{session['source_port']}]"
         destination = f"{session['destination']}[{session['destination_port']}]"
         protocol = _NUMBERS.get(session["protocol"], session["protocol"])
+        flag = "O" if session["offloaded"] else ""
         lines += [
-            f"{session['id']:<12}{session['application']:<18}{session['state']:<9}{'FLOW':<6}{'':<6}"
+            f"{session['id']:<12}{session['application']:<18}{session['state']:<9}{'FLOW':<6}{flag:<6}"
             f"{source}/{session['zone']}/{protocol}  ({source})",
             f"{'vsys1':<51}{destination}/{session['zone']}  ({destination})",
         ]
@@ -158,6 +160,7 @@ def format_session(session: Mapping[str, Any]) -> str:
         "session to be logged at end": session["logged_at_end"],
         "session in session ager": True,
         "layer7 processing": "enabled" if session["layer7"] else "completed",
+        "offloaded to the kernel": session["offloaded"],
         "session traverses tunnel": True,
         "ingress interface": session["endpoint"],
         "egress interface": session["endpoint"],

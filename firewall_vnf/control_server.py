@@ -30,8 +30,11 @@ LONGEST_REQUEST = 65536
 ENOUGH = 262144
 
 
-def describe(session: Session, now: float, epoch: float) -> dict[str, Any]:
-    """Return what is known about a session. Times in seconds, ``start_time`` since 1970; bytes are of IP packets."""
+def describe(session: Session, now: float, epoch: float, offloaded: bool) -> dict[str, Any]:
+    """Return what is known about a session. Times in seconds, ``start_time`` since 1970; bytes are of IP packets.
+
+    *offloaded*: whether the kernel carries it.
+    """
     return {
         "id": session.id,
         "application": session.application,
@@ -53,6 +56,7 @@ def describe(session: Session, now: float, epoch: float) -> dict[str, Any]:
         "bytes_sent": session.bytes_sent,
         "bytes_received": session.bytes_received,
         "logged_at_end": session.rule.log_end,
+        "offloaded": offloaded,
         "layer7": not session.identified or bool(session.inspections),
         "detail": session.detail,
         "end_reason": session.end_reason.value if session.end_reason else "unknown",
@@ -187,24 +191,30 @@ class ControlServer:
             (self._pair.suspend if command == "suspend" else self._pair.functional)(now)
             yield json.dumps({"ha": describe_pair(self._pair)})
         elif command == "counters":
+            self._engine.look(now)
             yield json.dumps({"counters": self._counters()})
         elif command == "reload":
             self._reload(now)
             yield json.dumps({"reloaded": True})
         elif command in ("sessions", "clear"):
+            self._engine.look(now)
             yield '{"sessions": ['
-            count = 0
+            count, doomed = 0, []
             for session in self._engine.table:
                 if count == limit:
                     break
-                description = describe(session, now, self._epoch)
+                description = describe(session, now, self._epoch, self._engine.offloaded(session))
                 if any(str(description[name]).lower() != str(value).lower() for name, value in request.items()):
                     yield ""
                     continue
                 yield ("," if count else "") + json.dumps(description)
                 count += 1
                 if command == "clear":
-                    self._engine.clear(session, now)
+                    doomed.append(session)
+                    if len(doomed) == TURN:
+                        self._engine.clear(doomed, now)
+                        doomed = []
+            self._engine.clear(doomed, now)
             yield "]}"
         else:
             raise ValueError(f"unknown command {command!r}; known are {', '.join(COMMANDS)}")

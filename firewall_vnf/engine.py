@@ -27,12 +27,14 @@ What happens in special cases, as PAN-OS does unless said otherwise:
   afresh.
 * With a session store (:mod:`firewall_vnf.session_store`), a session that another firewall began is continued if the
   policy in force here allows it, and no inspection looks into it ("Session Resiliency": layer 4 only).
+* With *offload* (:mod:`firewall_vnf.offload`) the kernel carries sessions that need no more inspection, and the engine
+  sees of them what may end them. Until a session is worth it, its packets are not the fast path's.
 """
 
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from firewall_vnf import injection, tcp
@@ -52,7 +54,8 @@ from firewall_vnf.geneve import (
     turn_around,
 )
 from firewall_vnf.inspection import Inspection
-from firewall_vnf.packet import ACK, ICMP, ICMP_REPLIES, RST, SYN, TCP, UDP, Packet, parse_hostile_packet
+from firewall_vnf.offload import Offload, inspection_over
+from firewall_vnf.packet import ACK, FIN, ICMP, ICMP_REPLIES, RST, SYN, TCP, UDP, Packet, parse_hostile_packet
 from firewall_vnf.session import ACTIVE, CLOSED, CLOSING, DISCARD, Endpoint, EndReason, Session, SessionTable
 
 if TYPE_CHECKING:
@@ -81,10 +84,9 @@ _RESETS = {
 
 class Engine:
     """One firewall. *now* is always seconds of a monotonic clock, *log* takes the records, *store* has the sessions
-    of other firewalls.
+    of other firewalls, *offload* carries sessions without the engine.
 
-    ``outbox`` holds frames that the firewall made (resets); whoever calls :meth:`process` sends and clears
-    it. ``bypassed_bytes`` are those of packets that passed without the engine, see :mod:`firewall_vnf.routed`.
+    ``outbox`` holds frames that the firewall made (resets); whoever calls :meth:`process` sends and clears it.
     """
 
     def __init__(
@@ -94,6 +96,7 @@ class Engine:
         log: Log,
         inspections: Iterable[type[Inspection]] = (),
         store: SessionStore | None = None,
+        offload: Offload | None = None,
     ) -> None:
         self.config = config
         self.policy = policy
@@ -103,8 +106,8 @@ class Engine:
         self._counters = log.counters
         self._inspections = tuple(inspections)
         self._store = store
+        self.offload = offload
         self._zones = {int(name[5:], 16): zone for name, zone in config.zones.items()}
-        self.bypassed_bytes = 0
         self._received = self._forwarded = 0
         self._sessions_made = 0
         self._full_reported = False
@@ -114,6 +117,7 @@ class Engine:
         """All global counters, by name; see :mod:`firewall_vnf.counters`."""
         self._counters["pkt_recv"] = self._received
         self._counters["pkt_forwarded"] = self._forwarded
+        self._counters["pkt_offloaded"] = self.offload.packets if self.offload else 0
         return self._counters
 
     def process(self, frame: bytearray, length: int, now: float) -> bool:
@@ -179,24 +183,50 @@ class Engine:
 
     def expire(self, now: float) -> None:
         """End the sessions whose timer ran out. Call it about once a second; the cost is that of those sessions."""
+        if self.offload is not None:
+            for session in self.offload.turn(now):
+                self._end(session, EndReason.AGED_OUT, now)
         for session in self.table.expired(now):
+            if self._closing(session, now):
+                self.table.postpone(session)
+                continue
             self._counters["session_aged_out"] += 1
             self._end(session, EndReason.AGED_OUT, now)
 
+    def look(self, now: float) -> None:
+        """Give the sessions what was carried of them without the engine, before somebody asks."""
+        if self.offload is not None:
+            for session in self.offload.look(now):
+                self._end(session, EndReason.AGED_OUT, now)
+
+    def offloaded(self, session: Session) -> bool:
+        """Whether the kernel carries the session."""
+        return self.offload is not None and session in self.offload.sessions
+
     def commit(self, policy: Policy, now: float) -> None:
-        """Put a new policy in force. Sessions live on; each is matched again with its next packet."""
+        """Put a new policy in force. Sessions live on; each is matched again with its next packet.
+
+        When this returns, no packet passes that the new policy has not allowed.
+        """
+        if self.offload is not None:
+            self.offload.take_all_back(now)
         self.policy = policy
         self._counters["policy_commit"] += 1
         self._log.system("policy-commit", "informational", "policy committed, sessions will be matched again", now)
 
-    def clear(self, session: Session, now: float) -> None:
-        """End a session by the operator's will; neither side is told, as by PAN-OS's ``clear session``."""
-        if session.state is not CLOSED:
-            self._unshare(session)
-            self._end(session, EndReason.UNKNOWN, now)
+    def clear(self, sessions: Sequence[Session], now: float) -> None:
+        """End sessions by the operator's will; neither side is told, as by PAN-OS's ``clear session``."""
+        if self.offload is not None:
+            self.offload.take_back(sessions, now)
+        for session in sessions:
+            if session.state is not CLOSED:
+                self._unshare(session)
+                self._end(session, EndReason.UNKNOWN, now)
 
     def close(self, now: float) -> None:
         """End all sessions, and log them."""
+        if self.offload is not None:
+            self.offload.take_all_back(now)
         for session in self.table:
             self._end(session, EndReason.UNKNOWN, now)
 
@@ -358,6 +388,8 @@ class Engine:
             if in_order is None:
                 return "tcp_drop_out_of_order"
             fresh = in_order
+        if packet.flags & (SYN | FIN | RST):
+            self._closing(session, now)
         closing = session.state is CLOSING
         timeout = tcp.track(session, packet, forward, self.config.timers)
         if isinstance(timeout, str):
@@ -377,12 +409,30 @@ class Engine:
             refused = refused or (self._inspect(session, packet, forward, now) if session.inspections else None)
             if refused:
                 return refused
-        if session.identified and session.state is ACTIVE:
-            if packet.protocol == TCP and not session.inspections:
-                session.cleared = self.policy
-            if self._store is not None and packet.protocol in (TCP, UDP):
+        if session.identified and session.state is ACTIVE and packet.protocol in (TCP, UDP):
+            if inspection_over(session):
+                self._let_go(session, packet.protocol)
+            if self._store is not None:
                 self._store.established(session)
         return None
+
+    def _let_go(self, session: Session, protocol: int) -> None:
+        """Look no more into a session: have it carried, when it is worth it, or leave it to the fast path."""
+        session.inspections = ()
+        offload = self.offload
+        if offload is not None and session.rule.offload_after is not None and not tcp.is_closing(session):
+            if not offload.worthwhile(session):
+                return
+            offload.start(session)
+        if protocol == TCP:
+            session.cleared = self.policy
+
+    def _closing(self, session: Session, now: float) -> bool:
+        """Take a session back that may be ending. Whether it had been carried, and no longer is."""
+        if self.offload is None or session not in self.offload.sessions or not self.offload.closing(session, now):
+            return False
+        session.cleared = None
+        return True
 
     def _identify(self, session: Session, packet: Packet, fresh: int, forward: bool, now: float) -> str | None:
         identification = session.identification
@@ -515,6 +565,8 @@ class Engine:
         discarded = session.state is DISCARD
         session.end_reason = session.end_reason or reason
         self.table.remove(session)
+        if self.offload is not None:
+            self.offload.ended(session, now)
         self._counters["session_freed"] += 1
         if session.rule.log_end and not discarded:
             self._log.traffic(session, "end", "allow", now)

@@ -19,7 +19,8 @@ from netfilterqueue import NetfilterQueue, Packet
 
 from firewall_vnf.adapter import BATCH, AdapterError
 from firewall_vnf.conntrack import Conntrack
-from firewall_vnf.routed import BYPASS, DROP, LEASE, MARK, RoutedEngine, lease_name
+from firewall_vnf.offload import LEASE
+from firewall_vnf.routed import BYPASS, DROP, MARK, RoutedEngine, lease_name
 
 #: Bytes of a packet that come with it. The binding's buffer takes 4,096, headers of the message included.
 COPIED = 3900

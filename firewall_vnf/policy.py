@@ -34,7 +34,8 @@ class Rule:
     """What the policy decided. Also the two default rules, ``intrazone-default`` and ``interzone-default``.
 
     ``inspect``: hand the payload of its sessions to the inspections. ``log_start``, ``log_end``: traffic log entries
-    when its sessions start and end.
+    when its sessions start and end. ``offload_after``: the bytes of a session, both directions', from which it may be
+    offloaded, and is not inspected any more unless they are 0; None where it may not be.
     """
 
     name: str
@@ -42,6 +43,7 @@ class Rule:
     log_start: bool
     log_end: bool
     inspect: bool = False
+    offload_after: int | None = 0
 
 
 class Policy:
@@ -80,7 +82,7 @@ class Policy:
     def __init__(self, form: PolicyForm, file: str) -> None:
         compiled = [
             (
-                Rule(rule.name, rule.action, rule.log_start, rule.log_end, rule.inspect),
+                Rule(rule.name, rule.action, rule.log_start, rule.log_end, rule.inspect, rule.offload_after),
                 selector,
             )
             for rule, selector in zip(form.rules, resolve_rules(form, file), strict=True)

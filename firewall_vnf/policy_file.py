@@ -13,13 +13,15 @@
     defaults: {intrazone: {action: deny, log_end: true}}  # overrides; else intrazone allow, interzone deny
 
 What a rule leaves out is ``any``; a service left out is ``application-default`` (as in PAN-OS's form for a new rule).
-In place of a name, a rule or group may have the address or service itself. Editors complete it by
-``policy.schema.json`` beside this module, which ``python -m firewall_vnf.policy_file`` prints.
+In place of a name, a rule or group may have the address or service itself. A rule's ``offload`` says when the kernel
+may carry its sessions without the firewall: ``after-app-id`` (default), ``{after: 64KiB}``, ``never``. Editors complete
+it by ``policy.schema.json`` beside this module, which ``python -m firewall_vnf.policy_file`` prints.
 """
 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Hashable, Iterable, Mapping
 from difflib import get_close_matches
 from pathlib import Path
@@ -27,7 +29,7 @@ from typing import Annotated, Any
 
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, ValidationError, WithJsonSchema
-from pydantic_core import ErrorDetails
+from pydantic_core import ErrorDetails, PydanticCustomError
 
 from firewall_vnf.applications import APPLICATIONS, Action
 
@@ -65,6 +67,30 @@ ApplicationNames = Annotated[
 ]
 
 
+_UNITS = {"B": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}
+AFTER_APP_ID, NEVER = "after-app-id", "never"
+
+
+def _offload_after(value: object) -> int | None:
+    """Return the bytes of a session after which it may be offloaded, None for never."""
+    if value in (AFTER_APP_ID, NEVER):
+        return 0 if value == AFTER_APP_ID else None
+    if isinstance(value, dict) and list(value) == ["after"]:
+        size = re.fullmatch(r"([1-9][0-9]{0,14}) ?(B|KiB|MiB|GiB)", str(value["after"]))
+        if size:
+            return int(size[1]) * _UNITS[size[2]]
+    raise PydanticCustomError("offload", "write after-app-id, never, or after: and a size in B, KiB, MiB or GiB")
+
+
+_SIZE = {"type": "string", "pattern": "^[1-9][0-9]{0,14} ?(B|KiB|MiB|GiB)$"}
+_AFTER = {"type": "object", "properties": {"after": _SIZE}, "required": ["after"], "additionalProperties": False}
+OffloadAfter = Annotated[
+    int | None,
+    BeforeValidator(_offload_after),
+    WithJsonSchema({"anyOf": [{"enum": [AFTER_APP_ID, NEVER]}, _AFTER]}),
+]
+
+
 class _Form(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -78,7 +104,11 @@ class DefaultRuleForm(_Form):
 
 
 class RuleForm(_Form):
-    """``inspect``: the inspections of the firewall's configuration look into the sessions."""
+    """``inspect``: the inspections of the firewall's configuration look into the sessions.
+
+    ``offload_after`` is in bytes: 0 as soon as App-ID is final and no inspection looks any more, None for never. A
+    limit ends the inspection, too.
+    """
 
     name: Name
     description: str = ""
@@ -93,6 +123,7 @@ class RuleForm(_Form):
     service: Names = (APPLICATION_DEFAULT,)
     action: Action
     inspect: bool = False
+    offload_after: OffloadAfter = Field(default=0, alias="offload", json_schema_extra={"default": AFTER_APP_ID})
     log_start: bool = False
     log_end: bool = True
 

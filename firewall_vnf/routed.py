@@ -4,21 +4,16 @@ The kernel asks for each packet's verdict (:func:`queue_rules` are the rules tha
 before the engine, SNAT behind it, so that the engine sees the client's own address and the server's, as PAN-OS's
 zones and rules do.
 
-**Bypass.** A session that needs no more inspection (the application is final, its rule asks for none) is marked with
-its last verdict. The kernel keeps the mark in the connection and carries the rest alone, except SYN, FIN and RST,
-which the engine must see. What the kernel carried is read from its connections every second, so that sessions live,
-end and are logged with all their bytes. Session and connection end together. Before a policy commit the marks are
-taken back, and each session is judged again with its next packet.
-
-**Fail-closed.** The kernel honours the marks only while the firewall renews its lease, a ``recent`` list, so that
-bypassed traffic stops with a killed process as other traffic does, :data:`LEASE` seconds later. With *fail_open* all
+**Bypass** is how it offloads sessions (:mod:`firewall_vnf.offload`): one is marked with its last verdict. The kernel
+keeps the mark in the connection and carries the rest alone, except SYN, FIN and RST. What it carried is read from its
+connections every second. Session and connection end together. The lease is a ``recent`` list. With *fail_open* all
 traffic passes a firewall that is not there, or whose queue is full.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from enum import Enum
 from typing import TYPE_CHECKING, Protocol
 
@@ -28,8 +23,9 @@ from firewall_vnf.conntrack import Connection
 from firewall_vnf.engine import Engine
 from firewall_vnf.geneve import Malformed
 from firewall_vnf.injection import readdressed
-from firewall_vnf.packet import TCP, UDP, Packet, parse_hostile_packet
-from firewall_vnf.session import ACTIVE, Endpoint, EndReason, Session
+from firewall_vnf.offload import LEASE, Offload
+from firewall_vnf.packet import TCP, Packet, parse_hostile_packet
+from firewall_vnf.session import ACTIVE, Endpoint, Session
 
 if TYPE_CHECKING:
     from firewall_vnf.inspection import Inspection
@@ -39,10 +35,6 @@ if TYPE_CHECKING:
 
 #: The bit of packet and connection marks that says "needs no more inspection".
 MARK = 0x10000
-#: Seconds for which the kernel believes that the firewall lives.
-LEASE = 2
-#: Seconds between two looks at the kernel's connections, and the part of the time that these may take.
-INTERVAL, SHARE = 1.0, 0.05
 #: Looks in which a session's connection may be missing: the kernel's list is no snapshot.
 MISSES = 2
 
@@ -109,12 +101,116 @@ class Bypass:
         self.misses = 0
 
 
+class ConnectionOffload(Offload):
+    """Sessions carried as marked connections of the *kernel*, found by their keys in *flows*.
+
+    A connection's counts include what the engine has seen of it. :meth:`start` marks nothing: the next verdict does.
+    """
+
+    def __init__(
+        self, kernel: Kernel, flows: Mapping[bytes, Session], timer: Callable[[], float] = time.perf_counter
+    ) -> None:
+        super().__init__(timer)
+        self._kernel, self._flows = kernel, flows
+        self.sessions: dict[Session, Bypass] = {}
+        #: What resumed sessions had carried before their connection began in this kernel.
+        self._before: dict[Session, tuple[int, int, int, int]] = {}
+
+    def start(self, session: Session) -> None:
+        if session not in self.sessions:
+            self.sessions[session] = Bypass()
+
+    def resumed(self, session: Session) -> None:
+        """The session had another connection up to now."""
+        self._before[session] = (
+            session.packets_sent,
+            session.bytes_sent,
+            session.packets_received,
+            session.bytes_received,
+        )
+
+    def turn(self, now: float) -> Iterator[Session]:
+        for connection in self._kernel.ended():
+            session, bypass = self._carried(connection)
+            if session and bypass and bypass.connection and bypass.connection.id == connection.id:
+                self._count(session, bypass, connection, now)
+                bypass.connection = None
+                yield session
+        yield from super().turn(now)
+
+    def look(self, now: float) -> list[Session]:
+        missing, unknown, ended = dict(self.sessions), [], []
+        for connection in self._kernel.marked():
+            session, bypass = self._carried(connection)
+            if session and bypass:
+                missing.pop(session, None)
+                bypass.misses = 0
+                self._count(session, bypass, connection, now)
+            else:
+                unknown.append(connection)
+        self._kernel.unmark(unknown)
+        for session, bypass in missing.items():
+            bypass.misses += 1
+            if bypass.misses > MISSES:
+                bypass.connection = None
+                ended.append(session)
+        return ended
+
+    def closing(self, session: Session, now: float) -> bool:
+        """The engine sees its FIN and RST as it is, and its connection ends with it."""
+        return False
+
+    def take_back(self, sessions: Iterable[Session], now: float) -> None:
+        """Their connections end with them."""
+        self.look(now)
+
+    def take_all_back(self, now: float) -> None:
+        """Marks are only made by verdicts, of which there are none meanwhile."""
+        while True:
+            self.look(now)
+            connections = list(self._kernel.marked())
+            if not connections:
+                break
+            self._kernel.unmark(connections)
+        self.sessions.clear()
+
+    def ended(self, session: Session, now: float) -> None:
+        bypass = self.sessions.pop(session, None)
+        self._before.pop(session, None)
+        if bypass and bypass.connection:
+            self._kernel.delete([bypass.connection])
+
+    def _carried(self, connection: Connection) -> tuple[Session | None, Bypass | None]:
+        session = self._flows.get(connection.key)
+        return session, self.sessions.get(session) if session else None
+
+    def _count(self, session: Session, bypass: Bypass, connection: Connection, now: float) -> None:
+        bypass.connection = connection
+        sent, received = connection[6:8], connection[8:10]
+        if connection.key != session.key:  # the first packet here came from the server
+            sent, received = received, sent
+        before = self._before.get(session, (0, 0, 0, 0))
+        packets_sent, packets_received = (
+            before[0] + sent[0] - session.packets_sent,
+            before[2] + received[0] - session.packets_received,
+        )
+        if packets_sent + packets_received > 0:
+            self.account(
+                session,
+                (packets_sent, before[1] + sent[1] - session.bytes_sent),
+                (packets_received, before[3] + received[1] - session.bytes_received),
+                now,
+            )
+
+
 class RoutedEngine(Engine):
     """An engine for bare IPv4 packets; ``outbox`` holds bare packets too, as they are before the kernel's NAT.
 
     *kernel* has the connections; *bypass* says whether it may carry sessions alone. *timer* measures how long a look
     at its connections takes, in seconds.
     """
+
+    offload: ConnectionOffload | None
 
     def __init__(
         self,
@@ -128,14 +224,11 @@ class RoutedEngine(Engine):
         bypass: bool = True,
         timer: Callable[[], float] = time.perf_counter,
     ) -> None:
-        super().__init__(config, policy, log, inspections, store)
-        self._kernel, self._bypass, self._timer = kernel, bypass, timer
+        self._kernel = kernel
         self._flows: dict[bytes, Session] = {}
         self._ways: dict[tuple[str, str], Endpoint] = {}
-        self._bypassed: dict[Session, Bypass] = {}
-        #: What resumed sessions had carried before their connection began in this kernel.
-        self._before: dict[Session, tuple[int, int, int, int]] = {}
-        self._due = float("-inf")
+        offload = ConnectionOffload(kernel, self._flows, timer) if bypass else None
+        super().__init__(config, policy, log, inspections, store, offload)
 
     def judge(self, frame: bytearray, zone_from: str | None, zone_to: str | None, now: float) -> Verdict:
         """Decide about the IPv4 packet that *frame* begins with; it may be cut off behind its headers.
@@ -164,91 +257,10 @@ class RoutedEngine(Engine):
             self._drop(refused)
             return DROP
         self._forwarded += 1
-        session = self._flows.get(packet.key) if self._bypass else None
-        if (
-            session is None
-            or not session.identified
-            or session.inspections
-            or session.state is not ACTIVE
-            or packet.protocol not in (TCP, UDP)
-        ):
+        session = self._flows.get(packet.key)
+        if session is None or session.state is not ACTIVE or not self.offloaded(session):
             return ACCEPT
-        if session not in self._bypassed:
-            self._bypassed[session] = Bypass()
         return BYPASS
-
-    def expire(self, now: float) -> None:
-        for connection in self._kernel.ended():
-            session = self._flows.get(connection.key)
-            bypass = self._bypassed.get(session) if session else None
-            if session and bypass and bypass.connection and bypass.connection.id == connection.id:
-                self._account(session, bypass, connection, now)
-                bypass.connection = None
-                self._end(session, EndReason.AGED_OUT, now)
-        if now >= self._due:
-            start = self._timer()
-            self._look_at_connections(now)
-            self._due = now + max(INTERVAL, (self._timer() - start) / SHARE)
-        super().expire(now)
-
-    def commit(self, policy: Policy, now: float) -> None:
-        """As :meth:`Engine.commit`. When it returns, no packet passes without the new policy's verdict."""
-        self._take_back(now)
-        super().commit(policy, now)
-
-    def clear(self, session: Session, now: float) -> None:
-        self._look_at_connections(now)
-        super().clear(session, now)
-
-    def close(self, now: float) -> None:
-        self._take_back(now)
-        super().close(now)
-
-    def _look_at_connections(self, now: float) -> None:
-        missing, unknown = dict(self._bypassed), []
-        for connection in self._kernel.marked():
-            session = self._flows.get(connection.key)
-            bypass = self._bypassed.get(session) if session else None
-            if session and bypass:
-                missing.pop(session, None)
-                bypass.misses = 0
-                self._account(session, bypass, connection, now)
-            else:
-                unknown.append(connection)
-        self._kernel.unmark(unknown)
-        for session, bypass in missing.items():
-            bypass.misses += 1
-            if bypass.misses > MISSES:
-                bypass.connection = None
-                self._end(session, EndReason.AGED_OUT, now)
-
-    def _take_back(self, now: float) -> None:
-        """Have the kernel carry nothing alone. Marks are only made by verdicts, of which there are none meanwhile."""
-        while True:
-            self._look_at_connections(now)
-            connections = list(self._kernel.marked())
-            if not connections:
-                break
-            self._kernel.unmark(connections)
-        self._bypassed.clear()
-
-    def _account(self, session: Session, bypass: Bypass, connection: Connection, now: float) -> None:
-        """Give *session* the connection's counts, which include what the engine has seen of it."""
-        bypass.connection = connection
-        sent, received = connection[6:8], connection[8:10]
-        if connection.key != session.key:  # the first packet here came from the server
-            sent, received = received, sent
-        before = self._before.get(session, (0, 0, 0, 0))
-        packets = before[0] + sent[0] - session.packets_sent + before[2] + received[0] - session.packets_received
-        if packets <= 0:
-            return
-        self._counters["pkt_bypassed"] += packets
-        carried = session.bytes_sent + session.bytes_received
-        session.packets_sent, session.bytes_sent = before[0] + sent[0], before[1] + sent[1]
-        session.packets_received, session.bytes_received = before[2] + received[0], before[3] + received[1]
-        self.bypassed_bytes += session.bytes_sent + session.bytes_received - carried
-        if session.state is ACTIVE:
-            session.last = now
 
     def _continue(self, session: Session, packet: Packet, forward: bool, now: float) -> str | None:
         if packet.protocol == TCP and session.identified and session.state is ACTIVE:
@@ -257,21 +269,9 @@ class RoutedEngine(Engine):
 
     def _resume(self, store: SessionStore, endpoint: Endpoint, packet: Packet, now: float) -> Session | None:
         session = super()._resume(store, endpoint, packet, now)
-        if session is not None:
-            self._before[session] = (
-                session.packets_sent,
-                session.bytes_sent,
-                session.packets_received,
-                session.bytes_received,
-            )
+        if session is not None and self.offload is not None:
+            self.offload.resumed(session)
         return session
-
-    def _end(self, session: Session, reason: EndReason, now: float) -> None:
-        bypass = self._bypassed.pop(session, None)
-        self._before.pop(session, None)
-        super()._end(session, reason, now)
-        if bypass and bypass.connection:
-            self._kernel.delete([bypass.connection])
 
     def _inject(self, injected: bytes, packet: Packet) -> None:
         """Send a packet of the firewall's own, in addresses by which the kernel knows its connection and does the NAT.

@@ -265,8 +265,12 @@ class SessionTable:
                 self._unschedule(session)
                 self._schedule(session)
 
+    def postpone(self, session: Session) -> None:
+        """Have a session that :meth:`expired` yields looked at again, a second later."""
+        self._schedule(session)
+
     def expired(self, now: float) -> Iterator[Session]:
-        """Yield the sessions whose timer ran out up to *now*; the caller removes each before it asks for the next."""
+        """Yield the sessions whose timer ran out up to *now*; the caller removes or postpones each before the next."""
         if self._second is None:
             self._second = min(self._buckets, default=math.floor(now))
         while self._second < now:

@@ -67,6 +67,11 @@ def follow_session(session: Session, packet: Packet, forward: bool) -> None:
         session.server_next = session.client_ack = packet.sequence
 
 
+def is_closing(session: Session) -> bool:
+    """Whether one of the sides has sent a FIN."""
+    return bool(session.seen & (CLIENT_FIN | SERVER_FIN))
+
+
 def fresh_data(session: Session, packet: Packet, forward: bool) -> int | None:
     """Return the offset of the data that was not there before: the packet's end if all is old, None behind a gap."""
     expected = session.client_next if forward else session.server_next

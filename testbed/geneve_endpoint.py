@@ -10,26 +10,22 @@ What it needs of the load balancer's network namespace, before :meth:`GeneveEndp
 * for health checks, which are the kernel's: the nodes' addresses (on ``lo``) and a route to each appliance;
 * no segmentation offload at the senders. Packets not yet segmented are dropped and counted.
 
-The program is attached to all these interfaces and goes with them. ``python -m testbed.geneve_endpoint`` compiles it.
+The program is attached to all these interfaces and goes with them.
 """
 
 from __future__ import annotations
 
-import hashlib
 import os
-import platform
-import re
 import secrets
 import struct
-import subprocess
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address
 from pathlib import Path
 from types import TracebackType
 
-from testbed import libbpf
+from firewall_vnf import libbpf
+from firewall_vnf.bpf_object import compile_program, counter_meanings
 from testbed.errors import MachineError
 from testbed.namespace import in_namespace, interface_address, interface_index
 from topologies.fabric import Fabric, endpoint_index, mac_address, node_addresses
@@ -37,7 +33,6 @@ from topologies.ids import endpoint_ids, endpoint_number
 from topologies.model import Topology
 
 SOURCE = Path(__file__).parent / "bpf" / "geneve_endpoint.c"
-BUILD = Path(__file__).resolve().parent.parent / "build"
 PROGRAM = "geneve_endpoint"
 PLAIN = "plain"
 #: Bytes of the largest inner packet (AWS Gateway Load Balancer guide, "MTU").
@@ -110,38 +105,6 @@ def endpoint_configuration(topology: Topology, fabric: Fabric, gwlb: str) -> End
     )
 
 
-def counter_meanings() -> dict[str, str]:
-    """Return what the program counts: each counter's name (``return_cookie``) and what it means, in the map's order."""
-    enumeration = SOURCE.read_text().split("enum counter {")[1].split("}")[0]
-    return {name.lower(): meaning for name, meaning in re.findall(r"([A-Z_]+), +// (.*)", enumeration)}
-
-
-def compile_program() -> Path:
-    """Compile the BPF program, unless that was done, and return the object file, in ``build/`` of the checkout.
-
-    Takes a second; meant for set-up. Raises MachineError when the compiler or a header is missing.
-    """
-    source = SOURCE.read_bytes()
-    path = BUILD / f"{PROGRAM}-{hashlib.blake2b(source, digest_size=8).hexdigest()}.o"
-    if path.exists():
-        return path
-    BUILD.mkdir(exist_ok=True)
-    unfinished = path.with_suffix(f".{os.getpid()}")
-    # asm/types.h is in the machine's own folder, which clang does not search for another target.
-    headers = f"/usr/include/{platform.machine()}-linux-gnu"
-    command = ["clang", "-target", "bpf", "-mcpu=v3", "-O2", "-g", "-Wall", "-Werror", f"-I{headers}"]
-    try:
-        subprocess.run([*command, "-c", SOURCE, "-o", unfinished], check=True, capture_output=True, text=True)
-    except FileNotFoundError:
-        raise MachineError("the BPF program needs a compiler: apt install clang libbpf-dev linux-libc-dev") from None
-    except subprocess.CalledProcessError as error:
-        said = next((line for line in error.stderr.splitlines() if "error:" in line), error.stderr.strip())
-        remedy = "; apt install libbpf-dev linux-libc-dev" if "file not found" in said else ""
-        raise MachineError(f"the BPF program does not compile: {said}{remedy}") from None
-    unfinished.replace(path)
-    return path
-
-
 class GeneveEndpoint:
     """The running endpoint of one load balancer: made with :meth:`load`, or found again with :meth:`find`.
 
@@ -160,7 +123,7 @@ class GeneveEndpoint:
         Raises BpfError where the kernel refuses, MachineError where an interface is missing.
         """
         plain_index = in_namespace(pid, lambda: interface_index(plain))
-        with libbpf.Object(compile_program()) as loaded:
+        with libbpf.Object(compile_program(SOURCE)) as loaded:
             program = os.dup(loaded.program(PROGRAM))
         endpoint = cls(pid, program, libbpf.maps_of_program(program))
         try:
@@ -225,11 +188,11 @@ class GeneveEndpoint:
         self.attach(target.interface)
 
     def counters(self) -> dict[str, int]:
-        """Return the packets counted by what became of them; :func:`counter_meanings` explains the names."""
+        """Return the packets counted by what became of them, by the names of the C source."""
         counters = self._maps["counters"]
         return {
             name: sum(COUNTER.unpack(value)[0] for value in counters.lookup_all(INDEX.pack(number)))
-            for number, name in enumerate(counter_meanings())
+            for number, name in enumerate(counter_meanings(SOURCE))
         }
 
     def target_counters(self) -> dict[int, TargetTraffic]:
@@ -263,11 +226,3 @@ class GeneveEndpoint:
 
 def mac_bytes(mac: str) -> bytes:
     return bytes.fromhex(mac.replace(":", ""))
-
-
-if __name__ == "__main__":
-    try:
-        compile_program()
-    except MachineError as error:
-        print(f"setup: {error}", file=sys.stderr)
-        raise SystemExit(error.exit_code) from None

@@ -32,6 +32,7 @@ from controllers.desired import file_digest
 from controllers.flows import Program
 from controllers.management.client import Management
 from controllers.state import State
+from firewall_vnf.libbpf import BpfError
 from testbed import bridges, doctor, geneve_endpoint, management, nodes, openvswitch, routed_firewall
 from testbed.controller import ControllerProcess
 from testbed.errors import MachineError, RequestError
@@ -321,7 +322,10 @@ class Lab:
 
     def _build_endpoint(self, gwlb: str) -> geneve_endpoint.GeneveEndpoint:
         configuration = geneve_endpoint.endpoint_configuration(self.topology, self.fabric, gwlb)
-        return geneve_endpoint.GeneveEndpoint.load(self.hosts[gwlb].pid, configuration)
+        try:
+            return geneve_endpoint.GeneveEndpoint.load(self.hosts[gwlb].pid, configuration)
+        except BpfError as error:
+            raise MachineError(str(error)) from error
 
     def _start_routed_firewalls(self) -> None:
         for vpc in self.topology.vpcs.values():

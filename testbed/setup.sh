@@ -10,7 +10,7 @@ export DEBIAN_FRONTEND=noninteractive
 
 packages=(
   python3 python3-venv mininet openvswitch-switch python3-openvswitch        # the lab; Mininet is not on PyPI
-  clang libbpf-dev linux-libc-dev                                            # the GENEVE endpoint, a BPF program
+  clang libbpf-dev linux-libc-dev                                            # the GENEVE endpoint and session offload: BPF
   iproute2 iptables kmod ethtool procps                                      # interfaces, NAT, kernel modules
   iperf3 iputils-ping openssh-client openssh-server tcpdump tshark           # traffic and captures
   redis-server                                                               # session sharing between firewalls
@@ -80,5 +80,5 @@ if [[ ! -e $stamp ]]; then
   touch "$stamp"
 fi
 
-"$venv/bin/python" -m testbed.geneve_endpoint
+"$venv/bin/python" -m firewall_vnf.bpf_object testbed/bpf/*.c firewall_vnf/bpf/*.c
 as_root "$venv/bin/python" -m testbed.openvswitch

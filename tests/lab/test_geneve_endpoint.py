@@ -33,9 +33,10 @@ from scapy.layers.l2 import ARP, Dot1Q, Ether
 from scapy.packet import Packet, Raw
 from scapy.utils import wrpcap
 
-from testbed import libbpf
+from firewall_vnf import libbpf
+from firewall_vnf.bpf_object import compile_program
 from testbed.errors import MachineError
-from testbed.geneve_endpoint import EndpointConfiguration, GeneveEndpoint, Target, TargetTraffic, compile_program
+from testbed.geneve_endpoint import SOURCE, EndpointConfiguration, GeneveEndpoint, Target, TargetTraffic
 from testbed.namespace import in_namespace, interface_address, interface_index
 
 pytestmark = pytest.mark.lab
@@ -856,7 +857,7 @@ def test_what_the_kernel_refuses_says_why(tmp_path: Path) -> None:
     with pytest.raises(libbpf.BpfError) as raised:
         libbpf.Object(tmp_path / "none.o")
     assert str(raised.value).startswith(f"BPF: open {tmp_path}/none.o: No such file or directory")
-    with libbpf.Object(compile_program()) as loaded, pytest.raises(libbpf.BpfError) as raised:
+    with libbpf.Object(compile_program(SOURCE)) as loaded, pytest.raises(libbpf.BpfError) as raised:
         loaded.program("none")
     assert str(raised.value) == "BPF: program none: No such file or directory"
 

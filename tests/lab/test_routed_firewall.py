@@ -16,7 +16,8 @@ from typing import Any
 import pytest
 
 from firewall_vnf.control import Control
-from firewall_vnf.routed import LEASE, queue_rules
+from firewall_vnf.offload import LEASE
+from firewall_vnf.routed import queue_rules
 from tests.lab.namespaces import inside
 
 pytestmark = pytest.mark.lab

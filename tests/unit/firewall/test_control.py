@@ -147,7 +147,7 @@ SESSION = {
     "destination": "10.250.0.52", "destination_port": 22, "protocol": "tcp", "zone": "transit",
     "endpoint": "vpce-00123456789abcdef", "rule": "management", "start_time": 0.0, "timeout": 3600,
     "time_to_live": 3599, "packets_sent": 4, "packets_received": 2, "bytes_sent": 240, "bytes_received": 120,
-    "logged_at_end": True, "layer7": False, "detail": "", "end_reason": "unknown",
+    "logged_at_end": True, "offloaded": False, "layer7": False, "detail": "", "end_reason": "unknown",
 }  # fmt: skip
 
 
@@ -159,6 +159,11 @@ def test_show_session_all() -> None:
         "34          ssh               ACTIVE   FLOW        10.200.0.20[40000]/transit/6  (10.200.0.20[40000])",
         "vsys1                                              10.250.0.52[22]/transit  (10.250.0.52[22])",
     ]
+    assert (
+        format_sessions([SESSION | {"offloaded": True}])
+        .splitlines()[4]
+        .startswith("34          ssh               ACTIVE   FLOW  O     10.200.0.20[40000]/transit/6")
+    )
 
 
 def test_show_session_id() -> None:

@@ -362,7 +362,7 @@ def test_ipv6_and_fragments_as_configured() -> None:
 def test_clear_and_close() -> None:
     bench = Bench()
     connection = Connection(bench).open()
-    bench.engine.clear(bench.session, bench.now)
+    bench.engine.clear([bench.session], bench.now)
     assert not connection.client(b"gone")
     Connection(bench, client_port=5).open()
     bench.engine.close(bench.now)

@@ -173,8 +173,8 @@ def test_the_kernels_counts_are_the_sessions() -> None:
     session = bench.session
     assert (session.packets_sent, session.bytes_sent) == (1000, 1_400_000)
     assert (session.packets_received, session.bytes_received) == (500, 26_000)
-    assert bench.engine.counters["pkt_bypassed"] == 1500 - 5
-    assert bench.engine.bypassed_bytes == 1_426_000 - 141 - 101
+    assert bench.engine.counters["pkt_offloaded"] == 1500 - 5
+    assert bench.engine.offload.bytes == 1_426_000 - 141 - 101
     assert session.last == bench.now
 
 
@@ -282,7 +282,7 @@ def test_an_operator_and_the_end_of_the_process_see_the_last_counts() -> None:
         bench.ssh()
         bench.kernel.carry(KEY, (100, 10_000), (10, 1000))
         if end == "clear":
-            bench.engine.clear(bench.session, bench.now)
+            bench.engine.clear([bench.session], bench.now)
             assert bench.kernel.deleted == [KEY]
         else:
             bench.engine.close(bench.now)

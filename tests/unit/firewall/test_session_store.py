@@ -192,7 +192,7 @@ def test_what_has_ended_is_removed(way: str) -> None:
     if way == "reset":
         assert connection.segment(0, RST | ACK)
     elif way == "cleared":
-        bench.engine.clear(bench.session, bench.now)
+        bench.engine.clear([bench.session], bench.now)
     else:
         bench.engine.commit(Policy.parse(rules("name: none, application: dns, action: allow")), bench.now)
         assert not connection.client(b"data")

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import re
 from ipaddress import IPv4Address
-from pathlib import Path
 
 import pytest
 
-from testbed import geneve_endpoint
-from testbed.errors import MachineError
-from testbed.geneve_endpoint import SOURCE, Target, compile_program, counter_meanings, endpoint_configuration
+from firewall_vnf.bpf_object import counter_meanings
+from testbed.geneve_endpoint import SOURCE, Target, endpoint_configuration
 from topologies.fabric import build_fabric, endpoint_index, mac_address
 from topologies.ids import endpoint_ids
 from topologies.loader import load_topology
@@ -63,7 +61,7 @@ def test_every_lab_has_a_key_of_its_own(topology: Topology) -> None:
 
 
 def test_every_counter_of_the_program_has_a_name_and_a_meaning() -> None:
-    meanings = counter_meanings()
+    meanings = counter_meanings(SOURCE)
     enumeration = re.search(r"enum counter \{(.*?)\}", SOURCE.read_text(), re.DOTALL)
     assert enumeration is not None
     lines = [line for line in enumeration[1].splitlines() if line.strip()]
@@ -72,45 +70,3 @@ def test_every_counter_of_the_program_has_a_name_and_a_meaning() -> None:
     assert meanings["return_ttl"] == "outer time to live 0"
     used = set(re.findall(r"(?:drop|count)\((\w+)", SOURCE.read_text()))
     assert {name.upper() for name in meanings} <= used
-
-
-def test_the_program_compiles_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(geneve_endpoint, "BUILD", tmp_path / "build")
-    compiled = compile_program()
-    assert compiled.read_bytes()[:4] == b"\x7fELF"
-    assert list(compiled.parent.iterdir()) == [compiled]
-    monkeypatch.setenv("PATH", "")
-    assert compile_program() == compiled
-
-
-def test_a_missing_compiler_is_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(geneve_endpoint, "BUILD", tmp_path)
-    monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(MachineError) as raised:
-        compile_program()
-    assert str(raised.value) == ("the BPF program needs a compiler: apt install clang libbpf-dev linux-libc-dev")
-
-
-@pytest.mark.parametrize(
-    ("source", "text"),
-    [
-        (
-            "#include <bpf/no_such_header.h>\n",
-            r"the BPF program does not compile: .*: fatal error: 'bpf/no_such_header\.h' file not found;"
-            r" apt install libbpf-dev linux-libc-dev",
-        ),
-        ("int wrong(void) { return x; }\n", r"the BPF program does not compile: .*: use of undeclared identifier 'x'"),
-    ],
-    ids=["header", "source"],
-)
-def test_what_does_not_compile_says_why(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str, text: str
-) -> None:
-    file = tmp_path / "wrong.c"
-    file.write_text(source)
-    monkeypatch.setattr(geneve_endpoint, "BUILD", tmp_path / "build")
-    monkeypatch.setattr(geneve_endpoint, "SOURCE", file)
-    with pytest.raises(MachineError) as raised:
-        compile_program()
-    assert re.fullmatch(text, str(raised.value))
-    assert not list((tmp_path / "build").iterdir())

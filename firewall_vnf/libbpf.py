@@ -1,10 +1,11 @@
-"""The part of libbpf that the lab needs: load an object file, attach it with tc, read and write maps.
+"""The part of libbpf that we need: load an object file, attach it with tc, run it once, read and write maps.
 
 ::
 
-    with Object(path) as program:
-        attach(program.program("geneve_endpoint"), interface_index)
-        program.map("config").update(key, value)
+    with Object(path) as loaded:
+        program = os.dup(loaded.program("geneve_endpoint"))
+    attach(program, interface_index)
+    maps_of_program(program)["config"].update(key, value)
 
 Nothing is pinned: an attached program and its maps live as long as the interface that holds the filter. Another
 process finds them again there: :func:`attached_program`, :func:`maps_of_program`. Keys and values are bytes, laid out
@@ -17,14 +18,14 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import mmap
 import os
-from collections.abc import Callable, Iterator
+import platform
+from collections.abc import Callable, Iterator, Mapping
 from functools import cache
 from pathlib import Path
 from types import TracebackType
 from typing import Any
-
-from testbed.errors import MachineError
 
 TC_INGRESS = 1
 TC_REPLACE = 1
@@ -32,10 +33,13 @@ TC_REPLACE = 1
 TC_HANDLE = TC_PRIORITY = 1
 STRICT_ALL = 0xFFFFFFFF
 PER_CPU_TYPES = {5, 6, 10, 21}  # hash, array, LRU hash, cgroup storage
+#: membarrier(2): the system call's number, and the command that waits for a grace period of the kernel's RCU.
+MEMBARRIER = {"x86_64": 324, "aarch64": 283}
+MEMBARRIER_CMD_GLOBAL = 1
 
 
-class BpfError(MachineError):
-    """libbpf or the kernel refused."""
+class BpfError(Exception):
+    """libbpf or the kernel refused, or there is no libbpf; one line."""
 
 
 class TcHook(ctypes.Structure):
@@ -55,6 +59,28 @@ class TcOptions(ctypes.Structure):
         ("program_id", ctypes.c_uint32),
         ("handle", ctypes.c_uint32),
         ("priority", ctypes.c_uint32),
+    ]
+
+
+class TestRun(ctypes.Structure):
+    """``struct bpf_test_run_opts``."""
+
+    _fields_ = [
+        ("size", ctypes.c_size_t),
+        ("data_in", ctypes.c_char_p),
+        ("data_out", ctypes.c_void_p),
+        ("data_in_size", ctypes.c_uint32),
+        ("data_out_size", ctypes.c_uint32),
+        ("context_in", ctypes.c_void_p),
+        ("context_out", ctypes.c_void_p),
+        ("context_in_size", ctypes.c_uint32),
+        ("context_out_size", ctypes.c_uint32),
+        ("result", ctypes.c_uint32),
+        ("repeat", ctypes.c_int),
+        ("duration", ctypes.c_uint32),
+        ("flags", ctypes.c_uint32),
+        ("cpu", ctypes.c_uint32),
+        ("batch_size", ctypes.c_uint32),
     ]
 
 
@@ -117,6 +143,17 @@ class Map:
         if result != -errno.ENOENT:
             check(result, f"map {self.name}")
 
+    def memory(self) -> mmap.mmap:
+        """Return the values of an array that was made with ``BPF_F_MMAPABLE``, one behind the other, as shared memory.
+
+        Python and the program see each other's changes at once; each value is rounded up to 8 bytes.
+        """
+        size = (self.value_size + 7) // 8 * 8 * self.max_entries
+        try:
+            return mmap.mmap(self._descriptor, (size + mmap.PAGESIZE - 1) // mmap.PAGESIZE * mmap.PAGESIZE)
+        except OSError as error:
+            raise BpfError(f"BPF: map {self.name} as memory: {error.strerror}") from error
+
     def lookup(self, key: bytes) -> bytes | None:
         """Return the value of *key*, None where there is none; of a per-CPU map, the first CPU's."""
         values = self.lookup_all(key)
@@ -148,15 +185,19 @@ class Map:
 class Object:
     """An object file, loaded. Closing it leaves what is attached as it is.
 
-    Raises BpfError, with the verifier's last words, when the kernel refuses it.
+    *entries* are the sizes of maps, by name, where they are not to be the source's. Raises BpfError, with the
+    verifier's last words, when the kernel refuses it.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, entries: Mapping[str, int] | None = None) -> None:
         self._libbpf = library()
         self._object = self._libbpf.bpf_object__open_file(str(path).encode(), None)
         if not self._object:
             check(-ctypes.get_errno(), f"open {path}")
         try:
+            for name, count in (entries or {}).items():
+                found = self._libbpf.bpf_object__find_map_by_name(self._object, name.encode())
+                check(self._libbpf.bpf_map__set_max_entries(found, count) if found else -errno.ENOENT, f"map {name}")
             check(self._libbpf.bpf_object__load(self._object), f"load {path}")
         except BpfError:
             self.close()
@@ -187,6 +228,39 @@ def attach(program: int, interface: int) -> None:
         check(created, f"clsact on interface {interface}")
     options = TcOptions(ctypes.sizeof(TcOptions), program, TC_REPLACE, 0, TC_HANDLE, TC_PRIORITY)
     check(library().bpf_tc_attach(ctypes.byref(hook), ctypes.byref(options)), f"attach to interface {interface}")
+
+
+def detach(interface: int) -> None:
+    """Take what :func:`attach` put on an interface of this thread's namespace off again, if it is there."""
+    options = TcOptions(ctypes.sizeof(TcOptions), handle=TC_HANDLE, priority=TC_PRIORITY)
+    result = library().bpf_tc_detach(ctypes.byref(ingress(interface)), ctypes.byref(options))
+    if result in (-errno.ENOENT, -errno.EINVAL):  # no filter, or no queueing discipline that could have one
+        warnings.clear()
+    else:
+        check(result, f"detach from interface {interface}")
+
+
+def run_once(program: int, data: bytes) -> tuple[int, bytes]:
+    """Run a tc program on a frame, 14 bytes or longer, that comes in by the loopback interface.
+
+    Returns the program's result and what it made of the frame. (``BPF_PROG_TEST_RUN``.)
+    """
+    output = ctypes.create_string_buffer(len(data) + 256)
+    run = TestRun(ctypes.sizeof(TestRun), data, ctypes.addressof(output), len(data), len(output), repeat=1)
+    check(library().bpf_prog_test_run_opts(program, ctypes.byref(run)), "run a program once")
+    return run.result, output.raw[: run.data_out_size]
+
+
+def wait_for_programs() -> None:
+    """Return when all programs that were running have ended, so that none still has what was deleted from a map.
+
+    That is a grace period of the kernel's RCU, 10 to 20 ms, by membarrier(2). Raises BpfError where there is none.
+    """
+    number = MEMBARRIER.get(platform.machine())
+    libc = ctypes.CDLL(None, use_errno=True)
+    if number is None or libc.syscall(number, MEMBARRIER_CMD_GLOBAL, 0, 0):
+        reason = os.strerror(ctypes.get_errno()) if number else f"unknown on {platform.machine()}"
+        raise BpfError(f"BPF: membarrier, to wait for running programs: {reason}")
 
 
 def attached_program(interface: int) -> int:
@@ -251,7 +325,7 @@ warnings: list[str] = []
 
 @cache
 def library() -> Any:
-    """Return libbpf, with the signatures that differ from int(int or pointer …). Raises MachineError without it."""
+    """Return libbpf, with the signatures that differ from int(int or pointer …). Raises BpfError without it."""
     for name in ("libbpf.so.1", "libbpf.so.0"):
         try:
             libbpf = ctypes.CDLL(name, use_errno=True)
@@ -259,12 +333,14 @@ def library() -> Any:
         except OSError:
             continue
     else:
-        raise MachineError("libbpf is missing: apt install libbpf1 (Ubuntu 22.04: libbpf0)")
+        raise BpfError("libbpf is missing: apt install libbpf1 (Ubuntu 22.04: libbpf0)")
     libbpf.libbpf_set_strict_mode(STRICT_ALL)  # the errors of version 1, also from version 0
-    for function in ("bpf_object__open_file", "bpf_object__find_program_by_name"):
+    for function in ("bpf_object__open_file", "bpf_object__find_program_by_name", "bpf_object__find_map_by_name"):
         getattr(libbpf, function).restype = ctypes.c_void_p
     libbpf.bpf_object__open_file.argtypes = [ctypes.c_char_p, ctypes.c_void_p]
-    libbpf.bpf_object__find_program_by_name.argtypes = [ctypes.c_void_p, ctypes.c_char_p]
+    for function in ("bpf_object__find_program_by_name", "bpf_object__find_map_by_name"):
+        getattr(libbpf, function).argtypes = [ctypes.c_void_p, ctypes.c_char_p]
+    libbpf.bpf_map__set_max_entries.argtypes = [ctypes.c_void_p, ctypes.c_uint32]
     libbpf.bpf_map_update_elem.argtypes = [ctypes.c_int, ctypes.c_char_p, ctypes.c_char_p, ctypes.c_uint64]
     for function in ("bpf_object__load", "bpf_object__close", "bpf_program__fd"):
         getattr(libbpf, function).argtypes = [ctypes.c_void_p]
