@@ -105,6 +105,7 @@ class Firewall:
         if self._management:
             self._management.close()
         self._control.close()
+        self._engine.look(now)
         if self._sharing:
             self._sharing.close(now)  # before the sessions end here, which for the other firewalls they do not
         if self._redis:
