@@ -13,7 +13,7 @@ from controllers.layout import AZ, az_number
 from topologies.decision import decision
 from topologies.fabric import Element, Port, PortKind, mac_address, vpn_router
 from topologies.model import Topology
-from topologies.routing import Route, TargetKind, attachment_table, exit_zones, tgw_routes, vpn_table
+from topologies.routing import Route, TargetKind, attachment_table, exit_zones, gateway_zones, tgw_routes, vpn_table
 
 ATTACHMENTS, FIRST_ROUTE_TABLE, AFFINITY, APPLIANCE_MODE = 0, 10, 240, 241
 
@@ -31,7 +31,7 @@ def compile_transit_gateway(topology: Topology, element: Element) -> Program:
 
     pipeline.table(ATTACHMENTS, "attachments", decision(name, "attachments", "not associated"))
     drop_expired(pipeline, name)
-    zones = sorted({port.az for port in element.ports.values() if port.az})
+    zones = gateway_zones(topology, name)
     for port in element.ports.values():
         table = vpn_table(gateway) if port.kind is PortKind.VPN else attachment_table(gateway, port.resource)
         if table is not None:

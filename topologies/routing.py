@@ -140,6 +140,12 @@ def vpc_attachment(topology: Topology, tgw_name: str, vpc_name: str) -> str | No
     return next((name for name, attachment in attachments if attachment.vpc == vpc_name), None)
 
 
+def gateway_zones(topology: Topology, tgw_name: str) -> list[str]:
+    """Return the zones in which VPCs are attached to a Transit Gateway."""
+    attachments = topology.transit_gateways[tgw_name].attachments.values()
+    return sorted({topology.vpcs[one.vpc].subnets[subnet].az for one in attachments for subnet in one.subnets})
+
+
 def exit_zones(topology: Topology, tgw_name: str, attachment: str, az: str) -> tuple[str, ...]:
     """Return the zones that a packet can leave an attachment through, when it came to the Transit Gateway in *az*.
 

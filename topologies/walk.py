@@ -27,6 +27,7 @@ from topologies.routing import (
     ecmp,
     exit_zones,
     gateway_table,
+    gateway_zones,
     gwlb_targets,
     longest_first,
     lookup,
@@ -384,6 +385,9 @@ class Walker:
         if attachment is None or table is None or az is None:
             self.drop(tgw, "attachments", "not associated", f"VPC {vpc_name} has no associated attachment here", az)
             return None
+        return self.transit_route(tgw, table, f"{attachment}'s table", az)
+
+    def transit_route(self, tgw: str, table: str, whose: str, az: str) -> Step | None:
         route = lookup(tgw_routes(self.topology, tgw, table), self.packet.destination)
         if route is None:
             self.drop(tgw, table, "no route", f"no route covers {self.packet.destination}", az)
@@ -391,7 +395,7 @@ class Walker:
         if route.kind is TargetKind.BLACKHOLE:
             self.drop(tgw, table, route.destination, "a blackhole route", az)
             return None
-        self.hop(tgw, table, route.destination, route.target, f"{route.origin.value} route of {attachment}'s table", az)
+        self.hop(tgw, table, route.destination, route.target, f"{route.origin.value} route of {whose}", az)
         if self.looped():
             return None
         if route.kind is TargetKind.VPN:
@@ -439,18 +443,12 @@ class Walker:
         gateway = self.topology.transit_gateways[tgw]
         attachment = next(item for item, at in gateway.vpn_attachments.items() if at.firewall == name)
         self.hop(name, "routes", "BGP", attachment, "the Transit Gateway advertises its VPCs")
-        table = str(vpn_table(gateway))
-        route = lookup(tgw_routes(self.topology, tgw, table), self.packet.destination)
-        if route is None or route.kind is TargetKind.BLACKHOLE:
-            self.drop(tgw, table, "no route", f"no route covers {self.packet.destination}")
+        table = vpn_table(gateway)
+        if table is None:
+            self.drop(tgw, "attachments", "not associated", "the VPN attachments are associated with no table")
             return None
-        self.hop(tgw, table, route.destination, route.target, f"{route.origin.value} route of the VPNs' table")
-        if self.looped():
-            return None
-        if route.kind is TargetKind.VPN:
-            return lambda: self.into_tunnel(tgw, route)
-        zones = sorted({zone_of(vpc, subnet) for vpc in self.topology.vpcs.values() for subnet in vpc.subnets})
-        return lambda: self.from_transit_gateway(tgw, route.target, zones[0])
+        # What comes by a tunnel is in no zone; it is treated as if in the first.
+        return self.transit_route(tgw, table, "the VPNs' table", gateway_zones(self.topology, tgw)[0])
 
     def from_transit_gateway(self, tgw: str, attachment: str, az: str) -> Step | None:
         item = self.topology.transit_gateways[tgw].attachments[attachment]

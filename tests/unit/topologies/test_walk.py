@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from controllers.compiler import compile_topology
+from controllers.layout import AZ, az_number
 from topologies.bypass import without_inspection
 from topologies.loader import load_topology
 from topologies.model import Topology
@@ -159,6 +160,33 @@ def test_why_a_packet_is_dropped(gwlb: Topology) -> None:
     loop = changed(gwlb, tgw_security={"10.250.0.0/16": "att-sec"})
     decision, why = dropped(loop, "web1", "app2")
     assert (decision, why) == ("security/tgw-attach-a 10.0.0.0/8", "a routing loop: this was decided before")
+
+
+def test_out_of_a_tunnel_the_transit_gateway_decides_as_for_a_vpc() -> None:
+    vpn = load_topology("vpn-ecmp")
+    hole = changed(vpn, tgw_firewalls={"10.250.0.0/16": "blackhole"})
+    assert dropped(hole, "web1", "app2") == ("tgw/firewalls 10.250.0.0/16", "a blackhole route")
+    document = vpn.model_dump()
+    document["transit_gateways"]["tgw"]["route_tables"]["firewalls"]["propagations"] = ["att-spoke1"]
+    nowhere = Topology.model_validate(document)
+    assert dropped(nowhere, "web1", "app2") == ("tgw/firewalls no route", "no route covers 10.250.0.52")
+    document["transit_gateways"]["tgw"]["route_tables"]["firewalls"]["associations"] = []
+    apart = Topology.model_validate(document)
+    assert dropped(apart, "web1", "app2")[0] == "tgw/attachments not associated"
+    for topology in (hole, nowhere, apart):
+        names = {flow.decision for flow in compile_topology(topology)["tgw"].flows}
+        assert walk(topology, "web1", "app2")[-1].decision in names
+
+
+def test_out_of_a_tunnel_the_zone_is_the_first_of_the_transit_gateways() -> None:
+    document = load_topology("vpn-ecmp").model_dump()
+    for attachment in document["transit_gateways"]["tgw"]["attachments"].values():
+        attachment["subnets"] = ("tgw-b",)
+    topology = Topology.model_validate(document)
+    affinity = walk(topology, "app1", "web2")[-3]
+    assert (affinity.decision, affinity.az, affinity.why) == ("tgw/affinity att-spoke2-b", "b", "the zone is kept")
+    (flow,) = (flow for flow in compile_topology(topology)["tgw"].flows if flow.decision == affinity.decision)
+    assert dict(flow.match.fields)[AZ] == az_number("b")
 
 
 def test_a_load_balancer_without_a_target_in_the_zone_drops(gwlb: Topology) -> None:
