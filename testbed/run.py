@@ -56,6 +56,7 @@ class Run:
         self.repeats = repeats
         self.datapath = datapath
         self._lab: Lab | None = None
+        self._plan: Topology | None = None  # of the lab as it was built: what happens in it changes its topology
         self._chapter = ""
 
     # -- the frame of a story --------------------------------------------------------------------------------------
@@ -72,13 +73,14 @@ class Run:
         plan = topology if isinstance(topology, Topology) else load_topology(topology)
         if policy:
             plan = with_policy(plan, policy)
-        if self._lab and self._lab.topology == plan:
+        if self._lab and self._plan == plan:
             yield self._lab
             return
         with ExitStack() as stack:
             start = time.monotonic()
             with self.narrator.step(f"building the lab {plan.name}"):
                 self._lab = lab = stack.enter_context(Lab(plan, datapath=self.datapath, time_scale=time_scale))
+                self._plan = plan
             self.results.manifest |= {"topology": plan.name, "datapath": lab.datapath, "mtu": plan.mtu}
             self.results.manifest |= {"time_scale": time_scale}
             self.results.drawings[f"The network {plan.name}"] = diagram.svg(plan)

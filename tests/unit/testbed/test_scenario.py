@@ -7,9 +7,11 @@ import json
 import os
 import signal
 from collections.abc import Callable
+from contextlib import nullcontext
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Annotated
+from types import MappingProxyType
+from typing import Annotated, Any
 
 import pytest
 from pydantic import Field
@@ -20,6 +22,7 @@ from testbed.errors import MachineError, RequestError
 from testbed.probes.child import ProbeError
 from testbed.run import Run
 from testbed.scenario import Scenario, execute, find, options_of, parse_options
+from topologies.model import Topology
 
 NOON = datetime(2026, 11, 22, 12, 0, 0, tzinfo=timezone.utc)
 
@@ -232,3 +235,31 @@ def test_chapters_name_their_checks(tmp_path: Path) -> None:
     document = kept(tmp_path)
     assert [check["name"] for check in document["checks"]] == ["policy: refused", "lived"]  # type: ignore[attr-defined]
     assert document["measurements"][0]["name"] == "policy: loss"  # type: ignore[index]
+
+
+def test_a_lab_in_a_lab_of_the_same_plan_is_that_one_whatever_has_changed_in_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A failover moves routes: the topology of a lab is no more what was asked for."""
+
+    class Built(nullcontext[Any]):
+        datapath, management, firewalls = "netdev", None, MappingProxyType({})
+
+        def __init__(self, topology: Topology, **settings: object) -> None:
+            super().__init__(self)
+            self.topology = topology
+            built.append(self)
+
+        def problems(self) -> list[str]:
+            return []
+
+    def story(run: Run) -> None:
+        with run.lab("gwlb") as outer:
+            outer.topology = outer.topology.model_copy(update={"description": "changed"})  # type: ignore[misc]
+            with run.lab("gwlb") as inner:
+                run.check("the same", inner is outer)
+
+    built: list[Built] = []
+    monkeypatch.setattr("testbed.run.Lab", Built)
+    assert run(story, tmp_path)
+    assert len(built) == 1
