@@ -69,11 +69,6 @@ def outbound_rules(interface: str, address: IPv4Address, exempt: Iterable[IPv4Ne
     ]
 
 
-def removal(rules: Rules) -> Rules:
-    """Return the commands that take rules away, the last first."""
-    return [["-D" if word == "-A" else word for word in rule] for rule in reversed(rules)]
-
-
 def _rule(chain: str, *words: str) -> list[str]:
     return ["iptables", "-w", "-t", "nat", "-A", chain, *words]
 

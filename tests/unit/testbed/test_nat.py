@@ -7,7 +7,7 @@ from ipaddress import IPv4Address
 import pytest
 
 from testbed.errors import RequestError
-from testbed.nat import Application, Rules, inbound_rules, outbound_rules, removal
+from testbed.nat import Application, Rules, inbound_rules, outbound_rules
 
 LISTENER = IPv4Address("10.2.1.1")
 WEB, MAIL = Application("web", 8001, (LISTENER, 80)), Application("mail", 8002, (LISTENER, 25))
@@ -53,9 +53,3 @@ def test_outbound_takes_the_interfaces_address_except_towards_private_networks()
 
 def test_between_tunnels_nothing_is_exempt() -> None:
     assert len(outbound_rules("eth1", IPv4Address("10.1.1.9"), exempt=())) == 1
-
-
-def test_rules_are_taken_away_in_reverse() -> None:
-    first, second = inbound(WEB)
-    assert [rule[4] for rule in removal([first, second])] == ["-D", "-D"]
-    assert [rule[5] for rule in removal([first, second])] == ["POSTROUTING", "PREROUTING"]
