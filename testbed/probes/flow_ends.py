@@ -57,6 +57,10 @@ class Exchange:
     def alive(self) -> bool:
         return self.established is not None and self.died is None
 
+    def silent(self, now: float) -> bool:
+        """Whether it is alive, and has had no answer for long."""
+        return self.alive and now - self._heard > self._settings.gap
+
     def establish(self, now: float) -> None:
         self.established = self._heard = now
 
@@ -154,14 +158,16 @@ class Client:
         return Report(start, end, flows, tuple(self._connections), tuple(self._samples))
 
     def _status(self) -> Status:
+        now = time.monotonic()
         return Status(
-            time=time.monotonic(),
+            time=now,
             wanted=self._settings.tcp + self._settings.udp,
             established=sum(exchange.established is not None for exchange in self._exchanges),
             alive=sum(exchange.alive for exchange in self._exchanges),
             connected=len(self._connections) - self._failed,
             failed=self._failed,
             received=sum(exchange.received for exchange in self._exchanges) * RECORD_SIZE,
+            silent=sum(exchange.silent(now) for exchange in self._exchanges),
         )
 
     # -- long flows ------------------------------------------------------------------------------------------------

@@ -108,7 +108,8 @@ class Connection:
 class Status:
     """The traffic at a ``time``: of ``wanted`` long flows, those that were ever ``established`` and those ``alive``.
 
-    New connections so far are ``connected`` or ``failed``; ``received`` is bytes so far.
+    New connections so far are ``connected`` or ``failed``; ``received`` is bytes so far. Of the flows that are alive,
+    ``silent`` ones have had no answer for longer than the settings' ``gap``.
     """
 
     time: float
@@ -118,6 +119,7 @@ class Status:
     connected: int
     failed: int
     received: int
+    silent: int = 0
 
 
 @dataclass(frozen=True)

@@ -107,7 +107,9 @@ def test_a_silence_is_a_gap_from_answer_to_answer() -> None:
     exchange = tcp()
     exchange.receive(exchange.send(100), 100.1)
     late = exchange.send(100.2)
+    assert [exchange.silent(now) for now in (100.3, 102.0)] == [False, True]
     exchange.receive(late, 102.1)
+    assert not exchange.silent(102.2)
     exchange.end(102.2)
     flow = exchange.flow()
     assert flow.gaps == ((100.1, 102.1),)

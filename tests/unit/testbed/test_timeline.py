@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -54,6 +55,12 @@ def test_who_died() -> None:
     assert TIMELINE.died() == (REFUSED, REPORT.flows[1])
     assert TIMELINE.died(KILLED) == (REPORT.flows[1],)
     assert TIMELINE.died(1016) == ()
+
+
+def test_who_waited_for_an_answer_when_the_traffic_ended() -> None:
+    assert TIMELINE.silent() == ()
+    waiting = flow(5, None, ((1002, 1003), (1018, REPORT.end)))
+    assert Timeline((replace(REPORT, flows=(*REPORT.flows, waiting)),)).silent() == (waiting,)
 
 
 def test_the_first_success_started_after_the_event() -> None:
