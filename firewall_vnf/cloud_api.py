@@ -77,6 +77,21 @@ class CloudApi:
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise CloudError(f"{self._url}: DescribeNetworkInterfaces: no description in the answer") from error
 
+    def describe_route_tables(self) -> dict[tuple[str, IPv4Network], str]:
+        """Return the interface that each route leads to, by table and destination; other routes are left out."""
+        answer = self._call("DescribeRouteTables", {})
+        try:
+            return {
+                (str(table["RouteTableId"]), IPv4Network(route["DestinationCidrBlock"])): str(
+                    route["NetworkInterfaceId"]
+                )
+                for table in answer["RouteTables"]
+                for route in table["Routes"]
+                if "NetworkInterfaceId" in route
+            }
+        except (KeyError, TypeError, ValueError) as error:
+            raise CloudError(f"{self._url}: DescribeRouteTables: no description in the answer") from error
+
     def _call(self, action: str, parameters: dict[str, Any]) -> dict[str, Any]:
         where = f"{self._url}: {action}"
         data = json.dumps(parameters).encode()
@@ -104,8 +119,9 @@ def _refusal(error: HTTPError) -> str:
 class Failover:
     """Has the cloud do *plan* in a thread of its own, again until it works, and watches that it stays so.
 
-    The :class:`firewall_vnf.ha_link.Cloud` of a pair: the API gives the addresses to whoever called last, so one that
-    had them and has them no more, or did not get them in ``patience`` seconds, has lost them.
+    The :class:`firewall_vnf.ha_link.Cloud` of a pair. The API gives everything to whoever called last. If both call at
+    once, each may get a part: who has the plan's first has won, and calls again for the rest. Who had it and has it no
+    more, or did not get it in ``patience`` seconds, has lost.
     """
 
     def __init__(self, api: CloudApi, plan: FailoverPlan) -> None:
@@ -197,26 +213,32 @@ class Failover:
         return True
 
     def _watch(self, claim: int) -> None:
-        """Look who has the addresses, until they are lost or *claim* counts no more. Raises CloudError."""
+        """Look who has what, until it is lost, is to be claimed again, or *claim* counts no more. Raises CloudError."""
         plan = self._plan
         limit = time.monotonic() + plan.patience
         while True:
             confirmed = self._confirmed == claim
-            if self._moved():
+            here = self._here()
+            if all(here):
                 if not confirmed:
-                    self._notes.append(Note("ha-cloud-done", "informational", "the addresses are here"))
+                    self._notes.append(Note("ha-cloud-done", "informational", "addresses and routes are here"))
                 self._confirmed = claim
             elif confirmed or time.monotonic() > limit:
+                self._confirmed = 0
                 with self._condition:
                     if self._claims == claim:
-                        self._lost, self._wanted = True, False
+                        self._lost, self._wanted, self._due = not here[0], here[0], here[0]
                 return
             if not self._pause(claim, plan.watch if confirmed else min(plan.retry, plan.watch)):
                 return
 
-    def _moved(self) -> bool:
-        """Whether the cloud has all of the plan here."""
+    def _here(self) -> list[bool]:
+        """Return for each part of the plan, in the order of its calls, whether the cloud has it here."""
+        plan = self._plan
         found = self._api.describe_network_interfaces()
-        return all(
-            found.get(name, NOTHING)[1].issuperset(addresses) for name, addresses in self._plan.addresses.items()
-        ) and all(found.get(name, NOTHING)[0] == self._plan.instance for name in self._plan.interfaces)
+        routes = self._api.describe_route_tables() if plan.routes else {}
+        return [
+            *(found.get(name, NOTHING)[1].issuperset(addresses) for name, addresses in plan.addresses.items()),
+            *(found.get(name, NOTHING)[0] == plan.instance for name in plan.interfaces),
+            *(routes.get((route.table, route.destination)) == route.interface for route in plan.routes),
+        ]

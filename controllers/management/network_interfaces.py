@@ -14,7 +14,7 @@ that was there. Until it is attached, the model leaves a detached interface wher
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network
 from typing import Any, NamedTuple
@@ -72,10 +72,19 @@ class DescribeNetworkInterfaces(Parameters):
     pass
 
 
+class DescribeRouteTables(Parameters):
+    pass
+
+
+#: When it was made, the action, the parameters: JSON's plain types.
+Call = tuple[float, str, dict[str, Any]]
+
+
 @dataclass
 class Change:
-    """What will be done to the model: at *due*, seconds of the caller's clock; *text* says it."""
+    """What will be done to the model: at *due*, seconds of the caller's clock; *text* says it. *call* asked for it."""
 
+    call: Call
     due: float
     text: str
     apply: Callable[[Topology], Topology]
@@ -84,8 +93,9 @@ class Change:
 class NetworkInterfaces:
     """The routed firewalls' interfaces of a lab.
 
-    *read* returns the model, *write* takes a changed one and a line that says what changed. *attachments* are those of
-    an earlier process: the places of interfaces that moved, as :attr:`attachments` has them.
+    *read* returns the model, *write* takes a changed one and a line that says what changed. *attachments* and *calls*
+    are those of an earlier process, as the attributes have them: the places of interfaces that moved, and what is under
+    way.
     """
 
     def __init__(
@@ -94,6 +104,7 @@ class NetworkInterfaces:
         write: Callable[[Topology, str], None],
         time_scale: float,
         attachments: Mapping[str, tuple[str, str, str]] | None = None,
+        calls: Iterable[Call] = (),
     ) -> None:
         self._read, self._write, self._time_scale = read, write, time_scale
         self.attachments: dict[str, Place] = {
@@ -105,9 +116,22 @@ class NetworkInterfaces:
         self.attachments |= {name: Place(*place) for name, place in (attachments or {}).items()}
         self._detached: set[str] = set()
         self._pending: dict[tuple[str, str], Change] = {}
+        for now, action, parameters in calls:
+            self.call(action, parameters, now)
+
+    @property
+    def calls(self) -> list[Call]:
+        """The calls that, made again, lead to what is detached and under way."""
+        attaching = [name for kind, name in self._pending if kind == "interface"]
+        detached: list[Call] = [
+            (0.0, "DetachNetworkInterface", {"NetworkInterfaceId": name}) for name in (*self._detached, *attaching)
+        ]
+        pending = sorted((change.call for change in self._pending.values()), key=lambda call: call[0])
+        return detached + [call for number, call in enumerate(pending) if call not in pending[:number]]
 
     def call(self, action: str, parameters: Mapping[str, Any], now: float) -> dict[str, Any]:
         """Do what AWS's *action* does; return the answer. Raises :class:`CallRefusedError`."""
+        self._call = now, action, dict(parameters)
         try:
             match action:
                 case "AssignPrivateIpAddresses":
@@ -121,6 +145,9 @@ class NetworkInterfaces:
                 case "DescribeNetworkInterfaces":
                     DescribeNetworkInterfaces.model_validate(parameters)
                     return self._describe()
+                case "DescribeRouteTables":
+                    DescribeRouteTables.model_validate(parameters)
+                    return self._describe_routes()
         except ValidationError as error:
             first = error.errors()[0]
             place = ".".join(str(part) for part in first["loc"])
@@ -245,6 +272,21 @@ class NetworkInterfaces:
             found.append(description)
         return {"NetworkInterfaces": found}
 
+    def _describe_routes(self) -> dict[str, Any]:
+        """Describe the tables in which a route leads to a firewall, with those routes."""
+        names = {place.target: name for name, place in self.attachments.items()}
+        found = []
+        for vpc_name, vpc in self._read().vpcs.items():
+            for table_name, table in vpc.route_tables.items():
+                routes = [
+                    {"DestinationCidrBlock": str(destination), "NetworkInterfaceId": names[target]}
+                    for destination, target in table.routes.items()
+                    if target in names
+                ]
+                if routes:
+                    found.append({"RouteTableId": f"{vpc_name}/{table_name}", "VpcId": vpc_name, "Routes": routes})
+        return {"RouteTables": found}
+
     # -- parts -------------------------------------------------------------------------------------------------------
 
     def _place(self, interface: str) -> Place:
@@ -263,7 +305,7 @@ class NetworkInterfaces:
     ) -> None:
         pairs = self._read().vpcs[place.vpc].high_availability.values()
         delay = next((pair_delay(pair) for pair in pairs if place.firewall in pair.firewalls), DELAYS["secondary-ip"])
-        self._pending[subject] = Change(now + delay / self._time_scale, text, apply)
+        self._pending[subject] = Change(self._call, now + delay / self._time_scale, text, apply)
 
 
 def pair_delay(pair: HighAvailability) -> float:

@@ -66,7 +66,11 @@ class Service:
             for name in self.topology.gateway_load_balancers
         }
         self.interfaces = NetworkInterfaces(
-            lambda: self.topology, self._moved, self.time_scale, self.memory.get("attachments")
+            lambda: self.topology,
+            self._moved,
+            self.time_scale,
+            self.memory.get("attachments"),
+            self.memory.get("calls", ()),
         )
         self.events.record("service", self.topology.name, f"started, time_scale {self.time_scale:g}")
         self.tick()
@@ -138,6 +142,7 @@ class Service:
     def call(self, action: str, parameters: Mapping[str, Any]) -> dict[str, Any]:
         """Do a call of :mod:`~controllers.management.network_interfaces`. Raises its CallRefusedError."""
         answer = self.interfaces.call(action, parameters, self.clock())
+        self._remember_calls()
         for listener in self.listeners:
             listener()
         return answer
@@ -160,6 +165,7 @@ class Service:
         """Let draining end and interfaces move where it is time; return when something is due next, if anything is."""
         now = self.clock()
         self.interfaces.tick(now)
+        self._remember_calls()
         over = [group.tick(now) for group in self.groups.values()]
         if any(over):
             self.publish()
@@ -253,6 +259,9 @@ class Service:
         self.remember("attachments", {name: list(place) for name, place in self.interfaces.attachments.items()})
         self.events.record("failover", topology.name, text)
         self._configure(topology)
+
+    def _remember_calls(self) -> None:
+        self.remember("calls", [list(call) for call in self.interfaces.calls])
 
     def _configure(self, topology: Topology) -> None:
         """Take another model, publish it, and let those know who act on it."""

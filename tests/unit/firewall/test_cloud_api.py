@@ -25,7 +25,7 @@ class Cloud:
 
     def __init__(self) -> None:
         self.calls: list[tuple[str, dict[str, Any]]] = []
-        self.owner, self.instance = "fw1-untrust", "fw1"
+        self.owner, self.instance, self.target = "fw1-untrust", "fw1", "fw1-trust"
         self.moves = True
         self.answer: tuple[int, bytes] | None = None
         cloud = self
@@ -56,6 +56,14 @@ class Cloud:
             self.instance = ""
         if self.moves and action == "AttachNetworkInterface":
             self.instance = parameters["InstanceId"]
+        if self.moves and action == "ReplaceRoute":
+            self.target = parameters["NetworkInterfaceId"]
+        if action == "DescribeRouteTables":
+            routes = [
+                {"DestinationCidrBlock": "0.0.0.0/0", "NetworkInterfaceId": self.target},
+                {"DestinationCidrBlock": "10.0.0.0/8", "GatewayId": "local"},
+            ]
+            return {"RouteTables": [{"RouteTableId": "security/tgw-a", "Routes": routes}]}
         if action != "DescribeNetworkInterfaces":
             return {"Return": True}
         return {
@@ -71,7 +79,7 @@ class Cloud:
         }
 
     def changes(self) -> list[str]:
-        return [action for action, _ in self.calls if action != "DescribeNetworkInterfaces"]
+        return [action for action, _ in self.calls if not action.startswith("Describe")]
 
 
 @pytest.fixture
@@ -133,6 +141,7 @@ def test_the_calls_are_awss(cloud: Cloud) -> None:
         ),
     ]
     assert cloud.api.describe_network_interfaces()["fw2-untrust"] == ("fw2", frozenset({MOVING}))
+    assert cloud.api.describe_route_tables() == {("security/tgw-a", IPv4Network("0.0.0.0/0")): "fw2-trust"}
 
 
 @pytest.mark.parametrize(
@@ -152,6 +161,12 @@ def test_errors_are_one_line(cloud: Cloud, status: int, body: bytes, text: str) 
         cloud.api.describe_network_interfaces()
     port = cloud.server.server_port
     assert str(caught.value) == f"http://127.0.0.1:{port}: DescribeNetworkInterfaces: {text}"
+
+
+def test_routes_that_are_not_described(cloud: Cloud) -> None:
+    cloud.answer = 200, b'{"RouteTables": [{"RouteTableId": "x"}]}'
+    with pytest.raises(CloudError, match=r": DescribeRouteTables: no description in the answer$"):
+        cloud.api.describe_route_tables()
 
 
 def test_a_cloud_that_does_not_answer_is_named() -> None:
@@ -199,6 +214,34 @@ def test_addresses_that_went_to_another_are_lost_once(cloud: Cloud) -> None:
         calls = len(cloud.changes())
         running.failover.claim()
         wait_for(lambda: len(cloud.changes()) == calls + 2 and cloud.owner == "fw2-untrust")
+
+
+def test_who_has_the_addresses_has_won_and_gets_the_routes(cloud: Cloud) -> None:
+    """Both called at once: the one's call for the address was the last, and the other's for the route."""
+    with Running(cloud) as running:
+        running.failover.claim()
+        wait_for(lambda: running.saw("ha-cloud-done"))
+        cloud.target = "fw1-trust"
+        wait_for(lambda: cloud.target == "fw2-trust")
+        wait_for(lambda: running.saw("ha-cloud-done") and running.events.count("ha-cloud-done") == 2)
+        assert not running.failover.lost()
+
+
+def test_who_has_a_route_alone_has_lost(cloud: Cloud) -> None:
+    with Running(cloud) as running:
+        running.failover.claim()
+        wait_for(lambda: running.saw("ha-cloud-done"))
+        cloud.owner = "fw1-untrust"
+        wait_for(running.failover.lost)
+        assert cloud.target == "fw2-trust"
+
+
+def test_without_addresses_the_routes_decide(cloud: Cloud) -> None:
+    with Running(cloud, PLAN.model_copy(update={"addresses": {}})) as running:
+        running.failover.claim()
+        wait_for(lambda: running.saw("ha-cloud-done"))
+        cloud.target = "fw1-trust"
+        wait_for(running.failover.lost)
 
 
 def test_a_loss_during_an_outage_of_the_cloud_is_noticed_after_it(cloud: Cloud) -> None:

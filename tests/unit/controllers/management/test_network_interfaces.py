@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 from typing import Any, Literal
@@ -147,6 +148,45 @@ def test_what_is_described_is_awss_form() -> None:
         ],
         "Attachment": {"InstanceId": "fw1", "Status": "attached"},
     }
+
+
+def test_another_process_goes_on_with_what_is_under_way() -> None:
+    cloud = Cloud("interface")
+    cloud.detach("fw1-trust")
+    cloud.attach("fw1-trust", "fw2", 5.0)
+    cloud.detach("fw1-untrust")
+    cloud.route("fw4-trust", 7.0, "security/tgw-attach-b")
+    before = cloud.interfaces.calls
+    cloud.interfaces = NetworkInterfaces(lambda: cloud.topology, cloud.write, 1.0, None, json.loads(json.dumps(before)))
+    assert json.dumps(cloud.interfaces.calls) == json.dumps(before)
+    assert cloud.described("fw1-untrust")["Status"] == "available"
+    assert cloud.interfaces.due == 45.0
+    cloud.interfaces.tick(47.0)
+    assert cloud.target() == "fw2-trust"
+    assert len(cloud.texts) == 2
+    assert [action for _, action, _ in cloud.interfaces.calls] == ["DetachNetworkInterface"]
+
+
+def test_routes_are_described_by_the_interface_that_they_lead_to_wherever_it_is() -> None:
+    cloud = Cloud("interface")
+
+    def described() -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = cloud.interfaces.call("DescribeRouteTables", {}, 0.0)["RouteTables"]
+        return found
+
+    def routes(zone: str, interface: str) -> dict[str, Any]:
+        route = {"DestinationCidrBlock": "0.0.0.0/0", "NetworkInterfaceId": interface}
+        return {"RouteTableId": f"security/tgw-attach-{zone}", "VpcId": "security", "Routes": [route]}
+
+    assert described() == [routes("a", "fw1-trust"), routes("b", "fw3-trust")]
+    cloud.detach("fw1-trust")
+    cloud.attach("fw1-trust", "fw2", 0.0)
+    cloud.interfaces.tick(40.0)
+    assert cloud.target() == "fw2-trust", "its place"
+    assert described()[0] == routes("a", "fw1-trust")
+    cloud.route("fw2-trust", 50.0)
+    cloud.interfaces.tick(90.0)
+    assert described()[0] == routes("a", "fw2-trust")
 
 
 def refused(call: Any, *arguments: Any) -> str:
