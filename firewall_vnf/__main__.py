@@ -19,7 +19,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from firewall_vnf.adapter import AdapterError, DataInterface, Loop, Turnaround
+from firewall_vnf.adapter import IDLE_TICK, TICK, AdapterError, DataInterface, Loop, Turnaround
 from firewall_vnf.config import Config, ConfigError, HaConfig, load_config
 from firewall_vnf.control import ControlError
 from firewall_vnf.control_server import ControlServer
@@ -58,7 +58,7 @@ class Firewall:
 
             self._redis = RedisBackend(str(config.session_store))
             self._sharing = Sharing(self._redis, self._log, epoch)
-        elif config.high_availability:
+        if config.high_availability:
             self._ha, self._failover = _open_pair(config.high_availability, self._log)
             self._sharing = Sharing(self._ha.sync, self._log, epoch)
         parts = config, policy, self._log, inspections, self._sharing
@@ -69,7 +69,8 @@ class Firewall:
             self._engine = Engine(*parts, self._offload)
         else:
             offload = "on" if config.bypass else "off"
-            self._engine = RoutedEngine(*parts, kernel=self._interface.connections, bypass=config.bypass)
+            active = self._ha.machine.is_active if self._ha else lambda: True
+            self._engine = RoutedEngine(*parts, kernel=self._interface.connections, bypass=config.bypass, active=active)
         info = {
             "name": config.name,
             "pid": os.getpid(),
@@ -79,7 +80,8 @@ class Firewall:
         }
         self._control = ControlServer(config.control, self._engine, epoch, self._counters, self._reload, info, self._ha)
         services = [part for part in (self._control, self._sharing, self._ha, self._offload) if part is not None]
-        self.loop: Loop[Any] = Loop(self._interface, self._engine, *services)
+        tick = min(TICK, self._ha.interval) if self._ha else TICK
+        self.loop: Loop[Any] = Loop(self._interface, self._engine, *services, tick=tick)
         self._health = HealthPort(
             config.health_port, lambda: time.monotonic() - self.loop.heartbeat, config.health_limit
         )
@@ -195,7 +197,7 @@ def _open_interface(config: Config) -> DataInterface | QueueInterface:
         from firewall_vnf.nfqueue import QueueInterface  # a firewall behind a GWLB does without its library
     except ImportError as error:
         raise AdapterError(f"a routed firewall needs the module {error.name}: pip install netfilterqueue") from error
-    return QueueInterface(config.queue, config.interfaces, config.fail_open)
+    return QueueInterface(config.queue, config.interfaces, config.fail_open, config.icmp_unreachable)
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -210,7 +212,7 @@ def main(arguments: list[str] | None = None) -> None:
         parser.error("--turnaround needs --interface NAME")
     try:
         if options.turnaround:
-            serve(Loop(DataInterface(options.interface), Turnaround()))
+            serve(Loop(DataInterface(options.interface), Turnaround(), tick=IDLE_TICK))
         else:
             firewall = Firewall(load_config(options.config))
             signal.signal(signal.SIGHUP, lambda *_: firewall.loop.soon(firewall.hang_up))

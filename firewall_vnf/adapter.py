@@ -172,14 +172,17 @@ class Interface(Protocol[ProcessorT]):
 
 
 class Loop(Generic[ProcessorT]):
-    """The data path's thread, the main thread: frames first, then timers and *services*, every so often.
+    """The data path's thread, the main thread: frames first, then timers and *services*, every *tick* seconds at least.
 
     ``heartbeat`` is the time (monotonic clock) of its last round, ``carried`` the bytes of the packets that were sent
     on. ``running`` set to False by a signal's handler ends :meth:`run`.
     """
 
-    def __init__(self, interface: Interface[ProcessorT], processor: ProcessorT, *services: Service) -> None:
+    def __init__(
+        self, interface: Interface[ProcessorT], processor: ProcessorT, *services: Service, tick: float = TICK
+    ) -> None:
         self.running = True
+        self._tick = tick
         self._soon: deque[Callable[[float], None]] = deque()
         self.heartbeat = time.monotonic()
         self.carried = 0
@@ -199,10 +202,10 @@ class Loop(Generic[ProcessorT]):
         poll.register(interface.fileno(), select.POLLIN)
         for service in services:
             service.register(poll)
-        tick = TICK if services else IDLE_TICK
+        patience = max(1, int(1000 * self._tick))
         expiry = 0.0
         while self.running:
-            events = poll.poll(int(1000 * tick))
+            events = poll.poll(patience)
             self.carried += interface.serve(processor)
             now = self.heartbeat = clock()
             if now >= expiry:

@@ -53,7 +53,7 @@ class EngineConfig(BaseModel):
     inspected: ``pass`` lets them around the firewall. (PAN-OS reassembles fragments; a GWLB does not carry
     them: AWS GWLB guide.) ``icmp_unreachable`` answers the client of a refused session that gets no RST with
     ICMP type 3 code 13, unless the action is a plain deny: PAN-OS's "Send ICMP Unreachable", there a rule's
-    setting.
+    setting. A routed firewall needs a rule of iptables for that (:func:`firewall_vnf.routed.queue_rules`).
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -129,7 +129,7 @@ class Config(EngineConfig):
     ``health_limit`` is the age in seconds of the data path's heartbeat from which the health port says
     unhealthy. The management port is served only where ``management_address`` is given; ``metrics_interval``, in
     seconds, is how often its metrics are measured (VM-Series: every 1 to 60 minutes). ``session_store`` is the Redis
-    server where firewalls share their sessions; without it each keeps its own.
+    server where firewalls share their sessions; without it each keeps its own. One of a pair has none: HA2 shares them.
 
     ``offload``: have BPF carry sessions, where it can be had; ``offload_sessions`` at a time, each from its packet
     number ``offload_packets`` on.
@@ -164,6 +164,8 @@ class Config(EngineConfig):
     def _is_of_one_kind(self) -> Config:
         if bool(self.interface) == bool(self.interfaces):
             raise PydanticCustomError("kind", "")
+        if self.session_store and self.high_availability:
+            raise PydanticCustomError("store", "")
         return self
 
 
@@ -184,6 +186,10 @@ def load_config(path: Path) -> Config:
         place = ".".join(str(part) for part in first["loc"] if part != "[key]")
         if first["type"] == "kind":
             place, message = "interface", "give either this (behind a GWLB) or 'interfaces' (a routed firewall)"
+        elif first["type"] == "store":
+            place, message = "session_store", "a pair in 'high_availability' shares sessions over HA2; leave this out"
+        elif first["type"] == "links":
+            message = first["msg"]  # not the input, which has the secret
         elif first["type"] == "extra_forbidden":
             sections: dict[str, type[BaseModel]] = {"timers": Timers, "high_availability": HaConfig}
             known = sections.get(str(first["loc"][0]), Config)

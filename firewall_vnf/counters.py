@@ -23,6 +23,7 @@ MEANINGS: dict[str, str] = {
     "session_offload": "Sessions offloaded to the kernel, each time that they were",
     "session_offload_full": "Sessions left to the engine because there was no room to offload them",
     "flow_no_zone": "Packets dropped: came from or would leave by an interface that is in no zone",
+    "flow_ha_not_active": "Packets dropped: this firewall of a pair is not the active one",
     "flow_ipv6": "IPv6 packets passed uninspected, as configured",
     "flow_ipv6_disabled": "Packets dropped: IPv6, as configured",
     "flow_ipfrag": "Fragments passed uninspected, as configured",

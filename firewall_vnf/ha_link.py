@@ -1,7 +1,7 @@
 """The links of a pair of firewalls: HA1 and HA2, and the service of the firewall's loop that speaks over them.
 
-HA1 is UDP port 28769 on the management network: heartbeats and hellos. HA2 is UDP port 29281 on the data network:
-session synchronisation, and the heartbeats' second way (ports: VM-Series on AWS, "High Availability"; PAN-OS's HA1 is
+HA1 is UDP port 28769: heartbeats and hellos. HA2 is UDP port 29281: session synchronisation, and the heartbeats' second
+way (ports: VM-Series on AWS, "High Availability", where HA1 is the management port and HA2 ethernet1/1; PAN-OS's HA1 is
 TCP). Datagrams are sealed with a key of the pair: from anybody else they are ignored. They are not encrypted, as
 PAN-OS's by default.
 
@@ -54,7 +54,7 @@ LONGEST = 1e6
 #: Datagrams read from a link in one turn.
 READ = 256
 #: Looks at the clock and the links in a heartbeat's time, when nothing comes in between.
-LOOKS = 20
+LOOKS = 10
 
 
 class HaLinkError(Exception):
@@ -217,9 +217,8 @@ class SessionSync:
 class HaService:
     """One firewall of a pair at work: a service of :class:`firewall_vnf.adapter.Loop`.
 
-    *addresses* and *peers* are this firewall's and the peer's on each link; HA1's are on the management network, HA2's
-    primary ones of the data network, which never move. *secret* is the pair's. ``sync`` is for
-    :class:`~firewall_vnf.session_store.Sharing`. Raises :class:`HaLinkError`.
+    *addresses* and *peers* are this firewall's and the peer's on each link; none of them moves at a failover. *secret*
+    is the pair's. ``sync`` is for :class:`~firewall_vnf.session_store.Sharing`. Raises :class:`HaLinkError`.
     """
 
     def __init__(
@@ -240,7 +239,8 @@ class HaService:
         self._sockets = {link: _open(link, addresses[link]) for link in HaLink}
         self._descriptors = [opened.fileno() for opened in self._sockets.values()]
         timers = machine.settings.timers
-        self._interval = timers.heartbeat_interval / machine.settings.time_scale / LOOKS
+        #: Seconds after which it wants to be served at the latest.
+        self.interval = timers.heartbeat_interval / machine.settings.time_scale / LOOKS
         self._look_at = float("-inf")
         self.sync = SessionSync(lambda content: self._transmit(HaLink.HA2, content), boot, clock)
         #: Datagrams that no link took, and those that were not the peer's.
@@ -254,7 +254,7 @@ class HaService:
         """Hear the peer, then let time pass. Between packets that are not its own it costs next to nothing."""
         if now < self._look_at and not self.sync.changed and not any(one in descriptors for one in self._descriptors):
             return
-        self._look_at = now + self._interval
+        self._look_at = now + self.interval
         for link, opened in self._sockets.items():
             for _ in range(READ):
                 try:

@@ -73,6 +73,7 @@ class HaTimers(BaseModel):
 
 RECOMMENDED = HaTimers()
 AGGRESSIVE = HaTimers(heartbeat_interval=1.0, promotion_hold=0.5)
+PROFILES = {"recommended": RECOMMENDED, "aggressive": AGGRESSIVE}
 
 
 class HaSettings(BaseModel):
@@ -175,11 +176,16 @@ class HighAvailability:
         self._flaps = 0
         self._left_active = float("-inf")
         self._ticked = now
+        self._excused = False
         self._heartbeat_due = self._hello_due = now
 
     def hears(self, link: HaLink) -> bool:
         """Whether the peer is heard on *link*."""
         return self.peer is not None and link not in self._down
+
+    def is_active(self) -> bool:
+        """Whether this firewall carries traffic."""
+        return self.state is HaState.ACTIVE
 
     # -- events ------------------------------------------------------------------------------------------------------
 
@@ -192,6 +198,7 @@ class HighAvailability:
         newest = order > max(self._latest.values())
         self._latest[link] = order
         self._heard[link] = now
+        self._excused = False
         if link in self._down:
             self._down.discard(link)
             actions.append(Note(f"{link.value}-link-up", "informational", f"{link.name}: the peer is heard"))
@@ -216,7 +223,9 @@ class HighAvailability:
         """Time has passed. What arrived meanwhile is to be given to :meth:`receive` first."""
         gap = now - self._ticked
         self._ticked = now
-        if gap > self._heartbeat:  # we were stopped, and could not hear: the peer gets that time again
+        # We were stopped, and could not hear: the peer gets that time again, once until it is heard.
+        if gap > self._heartbeat and not self._excused:
+            self._excused = True
             self._heard = {link: min(now, heard + gap) for link, heard in self._heard.items()}
         actions: list[Action] = []
         for link, heard in self._heard.items():

@@ -1,7 +1,8 @@
 """The kernel's queue of forwarded packets (NFQUEUE): each waits in the kernel for the engine's verdict.
 
 Packets of the firewall's own leave by a raw socket. They are the router's own output and are not forwarded, so they
-do not come back into the queue; the kernel translates them as packets of their connection.
+do not come back into the queue; the kernel translates them as packets of their connection. What is refused with ICMP
+unreachable is marked and goes on to the kernel's rule that does so.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import errno
 import os
 import socket
 import struct
+import subprocess
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,7 +22,7 @@ from netfilterqueue import NetfilterQueue, Packet
 from firewall_vnf.adapter import BATCH, AdapterError
 from firewall_vnf.conntrack import Conntrack
 from firewall_vnf.offload import LEASE
-from firewall_vnf.routed import BYPASS, DROP, MARK, RoutedEngine, lease_name
+from firewall_vnf.routed import BYPASS, DROP, MARK, REFUSAL, REFUSE, REFUSED, RoutedEngine, lease_name
 
 #: Bytes of a packet that come with it. The binding's buffer takes 4,096, headers of the message included.
 COPIED = 3900
@@ -35,10 +37,12 @@ STATISTICS = Path("/proc/net/netfilter/nfnetlink_queue")
 class QueueInterface:
     """Queue number *queue*, and the kernel's ``connections``. *zones* maps interfaces to zones.
 
+    *unreachable*: packets are refused by the rule of :func:`~firewall_vnf.routed.queue_rules`, which must be there.
+
     Raises :class:`AdapterError` if the kernel or the settings do not permit it.
     """
 
-    def __init__(self, queue: int, zones: Mapping[str, str], fail_open: bool) -> None:
+    def __init__(self, queue: int, zones: Mapping[str, str], fail_open: bool, unreachable: bool = False) -> None:
         self.send_errors = 0
         self._number, self._zones = queue, zones
         self._names: dict[int, str | None] = {}
@@ -49,6 +53,10 @@ class QueueInterface:
         for name in zones:
             if name not in known:
                 raise AdapterError(f"interface {name}: no such interface; name some of {', '.join(known)}")
+        if unreachable and not _has_refusal():
+            raise AdapterError(
+                "icmp_unreachable: iptables has no rule for it; install those of queue_rules(unreachable)"
+            )
         try:
             self._raw = socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_RAW)
             self._queue = NetfilterQueue()
@@ -72,7 +80,7 @@ class QueueInterface:
     def serve(self, processor: RoutedEngine) -> int:
         """Judge the packets that wait, a batch at most; returns the bytes of those that were let through."""
         if (now := time.monotonic()) >= self._renewal:
-            self._write_lease("+0.0.0.0")
+            self._write_lease("+0.0.0.0" if processor.active() else "-0.0.0.0")
             self._renewal = now + LEASE / 8
         self._engine = processor
         self._carried, self._budget = 0, BATCH
@@ -110,6 +118,9 @@ class QueueInterface:
         )
         if verdict is DROP:
             packet.drop()
+        elif verdict is REFUSE:
+            packet.set_mark(packet.mark | REFUSED)
+            packet.accept()
         else:
             if verdict is BYPASS:
                 packet.set_mark(packet.mark | MARK)
@@ -153,3 +164,12 @@ class QueueInterface:
             if number == self._number:
                 return waiting, dropped, undelivered
         return 0, 0, 0
+
+
+def _has_refusal() -> bool:
+    """Whether the kernel refuses what is marked so: without its rule that would pass."""
+    command = ["iptables", "-w", "-t", "filter", "-C", "FORWARD", *REFUSAL]
+    try:
+        return subprocess.run(command, capture_output=True, check=False).returncode == 0
+    except OSError:
+        return False

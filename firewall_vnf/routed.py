@@ -8,6 +8,8 @@ zones and rules do.
 keeps the mark in the connection and carries the rest alone, except SYN, FIN and RST. What it carried is read from its
 connections every second. Session and connection end together. The lease is a ``recent`` list. With *fail_open* all
 traffic passes a firewall that is not there, or whose queue is full.
+
+**Active/passive.** One of a pair that is not active drops everything, and renews no lease.
 """
 
 from __future__ import annotations
@@ -24,7 +26,7 @@ from firewall_vnf.engine import Engine
 from firewall_vnf.geneve import Malformed
 from firewall_vnf.injection import readdressed
 from firewall_vnf.offload import LEASE, Offload
-from firewall_vnf.packet import TCP, Packet, parse_hostile_packet
+from firewall_vnf.packet import ICMP, TCP, Packet, parse_hostile_packet
 from firewall_vnf.session import ACTIVE, Endpoint, Session
 
 if TYPE_CHECKING:
@@ -35,6 +37,9 @@ if TYPE_CHECKING:
 
 #: The bit of packet and connection marks that says "needs no more inspection".
 MARK = 0x10000
+#: The bit of a packet's mark that says "refuse it, and tell the sender", and the arguments of the rule that does.
+REFUSED = 0x20000
+REFUSAL = f"-m mark --mark {REFUSED:#x}/{REFUSED:#x} -j REJECT --reject-with icmp-admin-prohibited".split()
 #: Looks in which a session's connection may be missing: the kernel's list is no snapshot.
 MISSES = 2
 
@@ -44,8 +49,11 @@ def lease_name(queue: int) -> str:
     return f"bumpwire-{queue}"
 
 
-def queue_rules(queue: int, fail_open: bool, bypass: bool) -> list[list[str]]:
+def queue_rules(queue: int, fail_open: bool, bypass: bool, unreachable: bool = False) -> list[list[str]]:
     """Return the arguments of the ``iptables`` calls that hand forwarded packets to *queue*, in order.
+
+    *unreachable*: ICMP unreachable is the kernel's affair, because it alone knows the address that the client used of a
+    connection that is translated and refused at its first packet.
 
     They fit beside rules for NAT. Segments that the kernel's connection tracking finds invalid are not translated,
     so they do not leave; those with FIN or RST do not even reach the engine.
@@ -64,17 +72,20 @@ def queue_rules(queue: int, fail_open: bool, bypass: bool) -> list[list[str]]:
     rules.append([*forward, "-p", "tcp", "!", "--tcp-flags", "FIN,RST", "NONE", *invalid, "-j", "DROP"])
     rules.append([*forward, "-j", "NFQUEUE", "--queue-num", str(queue), *(["--queue-bypass"] if fail_open else [])])
     rules.append(["-t", "filter", "-A", "FORWARD", *invalid, "-j", "DROP"])
+    if unreachable:
+        rules.append(["-t", "filter", "-I", "FORWARD", *REFUSAL])
     return rules
 
 
 class Verdict(Enum):
     DROP = "drop"
+    REFUSE = "refuse"
     ACCEPT = "accept"
     BYPASS = "bypass"
 
 
 # As in firewall_vnf.session: a global is cheaper than a member.
-DROP, ACCEPT, BYPASS = Verdict
+DROP, REFUSE, ACCEPT, BYPASS = Verdict
 
 
 class Kernel(Protocol):
@@ -206,8 +217,9 @@ class ConnectionOffload(Offload):
 class RoutedEngine(Engine):
     """An engine for bare IPv4 packets; ``outbox`` holds bare packets too, as they are before the kernel's NAT.
 
-    *kernel* has the connections; *bypass* says whether it may carry sessions alone. *timer* measures how long a look
-    at its connections takes, in seconds.
+    *kernel* has the connections; *bypass* says whether it may carry sessions alone. *active* says whether this is the
+    firewall of a pair that is at work; the other drops everything (PAN-OS: passive link state "auto"). *timer* measures
+    how long a look at the kernel's connections takes, in seconds.
     """
 
     offload: ConnectionOffload | None
@@ -222,9 +234,12 @@ class RoutedEngine(Engine):
         *,
         kernel: Kernel,
         bypass: bool = True,
+        active: Callable[[], bool] = lambda: True,
         timer: Callable[[], float] = time.perf_counter,
     ) -> None:
         self._kernel = kernel
+        self.active = active
+        self._refusal = DROP
         self._flows: dict[bytes, Session] = {}
         self._ways: dict[tuple[str, str], Endpoint] = {}
         offload = ConnectionOffload(kernel, self._flows, timer) if bypass else None
@@ -236,6 +251,9 @@ class RoutedEngine(Engine):
         A zone is None where the interface is in none. Never raises for what the packet contains.
         """
         self._received += 1
+        if not self.active():
+            self._drop("flow_ha_not_active")
+            return DROP
         if zone_from is None or zone_to is None:
             self._drop("flow_no_zone")
             return DROP
@@ -255,7 +273,8 @@ class RoutedEngine(Engine):
         refused = self._judge(packet, way, now)
         if refused:
             self._drop(refused)
-            return DROP
+            verdict, self._refusal = self._refusal, DROP
+            return verdict
         self._forwarded += 1
         session = self._flows.get(packet.key)
         if session is None or session.state is not ACTIVE or not self.offloaded(session):
@@ -274,13 +293,16 @@ class RoutedEngine(Engine):
         return session
 
     def _inject(self, injected: bytes, packet: Packet) -> None:
-        """Send a packet of the firewall's own, in addresses by which the kernel knows its connection and does the NAT.
+        """Send a RST, in addresses by which the kernel knows its connection and does the NAT.
 
-        Unless both ends are translated these are the engine's. An ICMP error carries the server's own address.
+        Unless both ends are translated these are the engine's. ICMP unreachable is left to the kernel.
         """
         self._counters["pkt_injected"] += 1
+        if injected[9] == ICMP:
+            self._refusal = REFUSE
+            return
         session = self._flows[packet.key]
-        connection = self._kernel.find(session.key) if packet.protocol == TCP and injected[9] == TCP else None
+        connection = self._kernel.find(session.key)
         if connection is not None:
             to_server = injected[12:20] == session.key[:8]
             injected = readdressed(injected, connection.original if to_server else connection.reply)

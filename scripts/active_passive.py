@@ -1,7 +1,9 @@
 """Active/passive: two firewalls, one at work. It dies, the other takes its addresses, routes and sessions over.
 
-Detection is PAN-OS's: three heartbeats missing on both links, then the promotion hold. Then the cloud moves the routes,
-which takes its time. Both are divided by `time_scale`.
+Zone a's pair moves the secondary address and the routes, zone b's the interfaces themselves, the older and slower way.
+Detection is PAN-OS's: three heartbeats missing on both links, then the promotion hold. Then the cloud moves what is to
+be moved, which takes its time. Both are divided by `time_scale`; what firewalls and attachments carry is multiplied
+by `rate_scale`.
 """
 
 from __future__ import annotations
@@ -10,84 +12,238 @@ import time
 from typing import Any
 
 from controllers.management.network_interfaces import pair_delay
-from firewall_vnf.high_availability import LOST, RECOMMENDED
+from firewall_vnf.high_availability import LOST, PROFILES
 from testbed import nodes
+from testbed.comparison.model import Settings
 from testbed.lab import Lab
+from testbed.nodes import Host
+from testbed.probes.flows import Traffic
+from testbed.rating import rate_attachments, rate_firewalls
 from testbed.results import Table
 from testbed.run import Run
 from testbed.scenario import main
-from testbed.timeline import Event, Kind
+from testbed.timeline import Event, Kind, Timeline
+from topologies.loader import load_topology
+from topologies.model import Topology
 
 #: What a busy machine may add to a time that is configured, in seconds.
 SLACK = 3.0
-FLOATING = "ha-a"
+#: A pair by its zone.
+PAIRS = {"a": "ha-a", "b": "ha-b"}
+#: The public address of what a zone sends out.
+PUBLIC = {"a": "192.0.2.31", "b": "192.0.2.32"}
+STREAMS = 2
+#: Parts of a rate: that TCP reaches at least, that it may exceed, and by which two measurements may differ.
+REACHED, EXCEEDED, ALIKE = 0.75, 1.1, 0.15
 
 
-def story(run: Run, flows: int = 30, time_scale: float = 10) -> None:
-    with run.lab("active-passive", time_scale=time_scale) as lab:
+def story(run: Run, flows: int = 30, seconds: float = 2, time_scale: float = 10, rate_scale: float = 0.002) -> None:
+    with run.lab(plan(), time_scale=time_scale) as lab:
         lab.wait(lambda: states(lab) == ["active", "passive"] * 2, "the pairs to agree")
-        run.results.tables.append(pair_table(lab))
-        with run.chapter("the active firewall dies"):
-            failover(run, lab, flows)
-        with run.chapter("a link of the pair is cut"):
-            split_brain(run, lab)
+        run.results.tables.append(pair_table(lab, "the pairs"))
+        web1, app1, app2, web2 = (lab.host(name) for name in ("web1", "app1", "app2", "web2"))
+        with run.chapter("the active firewall dies, its address moves"):
+            failover(run, lab, "a", web1, app2, flows)
+        with run.chapter("the active firewall dies, its interfaces move"):
+            failover(run, lab, "b", app1, web2, flows)
+        with run.chapter("one link of a pair is cut"):
+            one_link(run, lab)
+        with run.chapter("both links of a pair are cut"):
+            split_brain(run, lab, web1, app2, flows)
+        with run.chapter("what a pair carries"):
+            capacity(run, lab, web1, app2, seconds, rate_scale)
 
 
-def failover(run: Run, lab: Lab, flows: int) -> None:
-    web1, app2 = lab.host("web1"), lab.host("app2")
-    with run.flows(web1, app2, tcp=flows, dead_after=15, connect_timeout=1) as traffic:
-        lab.wait(lambda: ha(lab, "fw2")["synchronized"] + ha(lab, "fw4")["synchronized"] >= flows, "all copies")
-        carried = {name: packets(lab, name) for name in lab.firewalls}
-        run.check("the passive firewalls carry nothing", carried["fw2"] == carried["fw4"] == 0, f"packets: {carried}")
+def plan() -> Topology:
+    """Return the topology with one pair for each way of moving, and with each zone's traffic in its zone."""
+    topology = load_topology("active-passive")
+    security = topology.vpcs["security"]
+    older = security.high_availability["ha-b"].model_copy(update={"move": "interface"})
+    security = security.model_copy(update={"high_availability": {**security.high_availability, "ha-b": older}})
+    gateway = topology.transit_gateways["tgw"]
+    attachment = gateway.attachments["att-sec"].model_copy(update={"appliance_mode": False})
+    gateway = gateway.model_copy(update={"attachments": {**gateway.attachments, "att-sec": attachment}})
+    return topology.model_copy(
+        update={
+            "vpcs": {**topology.vpcs, "security": security},
+            "transit_gateways": {**topology.transit_gateways, "tgw": gateway},
+        }
+    )
+
+
+def failover(run: Run, lab: Lab, zone: str, client: Host, server: Host, flows: int) -> None:
+    """Kill the active firewall of a zone under traffic."""
+    pair = lab.topology.vpcs["security"].high_availability[PAIRS[zone]]
+    dying, heir = roles(lab, zone)
+    before = run.http(client, lab.host("server")).peer
+    with run.flows(client, server, tcp=flows, dead_after=15, connect_timeout=1) as traffic:
+        lab.wait(lambda: ha(lab, heir)["synchronized"] >= flows, "all copies")
+        carried = {name: packets(lab, name) for name in pair.firewalls}
+        run.check("the passive firewall carries nothing", carried[heir] == 0 < carried[dying], f"packets: {carried}")
         killed = time.monotonic()
-        forwarding(lab, "fw1", on=False)
-        lab.firewalls["fw1"].kill(meant=True)
-        lab.wait(lambda: ha(lab, "fw2")["state"] == "active", "fw2 to be active")
+        forwarding(lab, dying, on=False)
+        lab.firewalls[dying].kill(meant=True)
+        lab.wait(lambda: ha(lab, heir)["state"] == "active", f"{heir} to be active")
         promoted = time.monotonic()
-        lab.wait(lambda: target(lab) == "fw2-trust", "the route to fw2")
+        lab.wait(lambda: target(lab, zone) == f"{heir}-trust", f"the route to {heir}")
         lab.wait(lab.settled, "the switches to follow")
         moved = time.monotonic()
-        traffic.wait(lambda status: status.time > moved + 2, "traffic after the move")
-        lab.firewalls["fw1"].start()
-        forwarding(lab, "fw1", on=True)
-        lab.wait(lambda: states(lab)[:2] == ["passive", "active"], "fw1 to come back")
+        wait_for_flows(traffic, moved)
+        lab.firewalls[dying].start()
+        forwarding(lab, dying, on=True)
+        lab.wait(lambda: states(lab, dying, heir) == ["passive", "active"], f"{dying} to come back")
 
-    detection = (LOST * RECOMMENDED.heartbeat_interval + RECOMMENDED.promotion_hold) / lab.time_scale
-    delay = pair_delay(lab.topology.vpcs["security"].high_availability[FLOATING]) / lab.time_scale
-    line = run.timeline("fw1 dies, fw2 takes over", traffic, Event(killed, Kind.FAILURE, "fw1: killed"))
+    timers = PROFILES[pair.timers]
+    detection = (LOST * timers.heartbeat_interval + timers.promotion_hold) / lab.time_scale
+    delay = pair_delay(pair) / lab.time_scale
+    line = run.timeline(f"{dying} dies, {heir} takes over", traffic, Event(killed, Kind.FAILURE, f"{dying}: killed"))
     run.measure("promoted after", promoted - killed, "s")
     run.measure("promotion as configured, at most", detection, "s")
     run.check("the peer was promoted in time", promoted - killed < detection + SLACK, f"{promoted - killed:.2f} s")
-    run.measure("routes moved after", moved - promoted, "s")
+    run.measure("moved after", moved - promoted, "s")
     run.measure("the cloud's delay as configured", delay, "s")
     run.check("the cloud took its time", moved - promoted >= delay, f"{moved - promoted:.2f} s")
-    died = line.died()
-    run.check("every flow survived: HA2 had copied its session", not died, f"{len(died)} of {flows} died")
+    survived(run, line, flows)
+    after = run.http(client, lab.host("server")).peer
+    kept = str(before) == str(after) == PUBLIC[zone]
+    run.check("the internet sees the same address before and after", kept, f"{before}, then {after}")
     new = line.started(moved)
     late = [one for one in new if one.error]
     told = f"{len(late)} of {len(new)} failed"
-    run.check("new connections succeed once the routes lead to fw2", bool(new) and not late, told)
+    run.check("new connections succeed once the routes lead to the heir", bool(new) and not late, told)
     outage = line.outage(killed)
     if outage is not None:
         run.measure("last new connection lost after", outage, "s")
     gap = line.longest_gap(killed)
     if gap:
         run.measure("longest silence of a flow", gap.seconds, "s")
-    run.check("who comes back is passive, without preemption", states(lab)[:2] == ["passive", "active"])
+    run.check("who comes back is passive, without preemption", states(lab, dying, heir) == ["passive", "active"])
 
 
-def split_brain(run: Run, lab: Lab) -> None:
+def one_link(run: Run, lab: Lab) -> None:
     """Cut HA1 alone: heartbeats go on over HA2, so nobody is promoted."""
     before = states(lab)
-    nodes.configure([(lab.network["fw1"], ["ip link set ha1 down"])])
+    links(lab, "ha1", on=False)
     lab.wait(lambda: ha(lab, "fw1")["links"]["ha1"] == ha(lab, "fw2")["links"]["ha1"] == "down", "HA1 to be missed")
-    patience = 2 * LOST * RECOMMENDED.heartbeat_interval / lab.time_scale
+    timers = PROFILES[lab.topology.vpcs["security"].high_availability[PAIRS["a"]].timers]
+    patience = 2 * LOST * timers.heartbeat_interval / lab.time_scale
     deadline = time.monotonic() + patience
     lab.wait(lambda: time.monotonic() > deadline, "a second detection time")
     run.check("HA1 alone is cut: nobody is promoted", states(lab) == before, ", ".join(states(lab)))
-    nodes.configure([(lab.network["fw1"], ["ip link set ha1 up"])])
+    links(lab, "ha1", on=True)
     lab.wait(lambda: ha(lab, "fw1")["links"]["ha1"] == "up", "HA1 to be back")
     run.check("it comes back, and nothing changes", states(lab) == before, ", ".join(states(lab)))
+
+
+def split_brain(run: Run, lab: Lab, client: Host, server: Host, flows: int) -> None:
+    """Cut HA1 and HA2 under traffic: both become active, and the cloud decides which of them works."""
+    one, other = roles(lab, "a")
+    owners: set[tuple[tuple[str, ...], str]] = set()
+
+    def both(*wanted: str) -> bool:
+        owners.add((holders(lab), target(lab, "a")))
+        return states(lab, one, other) == list(wanted)
+
+    with run.flows(client, server, tcp=flows, dead_after=15, connect_timeout=1) as traffic:
+        lab.wait(lambda: ha(lab, other)["synchronized"] >= flows, "all copies")
+        idle = packets(lab, other)
+        cut = time.monotonic()
+        links(lab, "ha1", "ha2", on=False)
+        lab.wait(lambda: both("active", "active"), "both to be active")
+        doubled = time.monotonic()
+        early = packets(lab, other), target(lab, "a")
+        run.results.tables.append(pair_table(lab, "both links are cut: two are active"))
+        run.check(
+            "two are active: the routes still lead to the first, the second carries nothing",
+            early == (idle, f"{one}-trust"),
+            f"route to {early[1]}, {early[0] - idle} packets at {other}",
+        )
+        lab.wait(lambda: both("non-functional", "active"), "the cloud to be the fence")
+        fenced = time.monotonic()
+        lab.wait(lab.settled, "the switches to follow")
+        left = packets(lab, one)
+        wait_for_flows(traffic, fenced)
+        carried = {one: packets(lab, one) - left, other: packets(lab, other) - idle}
+        run.results.tables.append(pair_table(lab, "both links are cut: the cloud has decided"))
+        links(lab, "ha1", "ha2", on=True)
+        lab.wait(lambda: both("passive", "active"), "the pair to agree again")
+
+    line = run.timeline("both links are cut", traffic, Event(cut, Kind.FAILURE, "HA1 and HA2: cut"))
+    run.measure("both were active for", fenced - doubled, "s")
+    run.check(
+        "at each moment the cloud had address and route at one of them",
+        all(len(names) == 1 for names, _ in owners)
+        and {route for _, route in owners} == {f"{one}-trust", f"{other}-trust"},
+        "; ".join(f"address {' and '.join(names)}, route {route}" for names, route in sorted(owners)),
+    )
+    run.check("the one that lost them stopped", carried[one] == 0 < carried[other], f"packets since then: {carried}")
+    survived(run, line, flows)
+    back = states(lab, one, other)
+    run.check("with the links back one is active", back == ["passive", "active"], " and ".join(back))
+
+
+def capacity(run: Run, lab: Lab, client: Host, server: Host, seconds: float, rate_scale: float) -> None:
+    """Load a zone's pair with what the attachment carries, then with a firewall's rating, then without the passive."""
+    settings = Settings()
+    rating, attachment = settings.rating * rate_scale, settings.attachment_rate * rate_scale
+    active, passive = roles(lab, "a")
+    idle = packets(lab, passive)
+
+    def loaded(how: str) -> float:
+        with run.chapter(f"what a pair carries, {how}"):
+            return run.iperf3(client, server, seconds=seconds, streams=STREAMS).bits_per_second
+
+    rate_attachments(lab, (client.name, server.name), attachment)
+    free = loaded("no rating")
+    rate_firewalls(lab, rating)
+    two = loaded("both firewalls")
+    run.check("the passive firewall carries nothing", packets(lab, passive) == idle, passive)
+    lab.firewalls[passive].kill(meant=True)
+    one = loaded(f"{active} alone")
+    lab.firewalls[passive].start()
+    rates = {"no rating": free, "both firewalls": two, f"{active} alone": one}
+    run.results.tables.append(
+        Table(
+            f"What zone a's pair carries (rate_scale {rate_scale:g})",
+            ("", "Mbit/s", "of the firewall's rating", "of the attachment"),
+            tuple(
+                (name, f"{rate / 1e6:.1f}", f"{rate / rating:.2f}", f"{rate / attachment:.2f}")
+                for name, rate in rates.items()
+            ),
+        )
+    )
+    for name, rate, limit in (("attachment", free, attachment), ("firewall's rating", two, rating)):
+        run.measure(f"the {name}", limit, "bit/s")
+        run.check(
+            f"the {name} is the limit",
+            REACHED * limit < rate < EXCEEDED * limit,
+            f"{rate / 1e6:.1f} of {limit / 1e6:.1f} Mbit/s",
+        )
+    run.check(
+        "a second firewall adds nothing",
+        abs(two - one) < ALIKE * one,
+        f"{two / 1e6:.1f} Mbit/s with both, {one / 1e6:.1f} with one",
+    )
+    lab.wait(lambda: states(lab, active, passive) == ["active", "passive"], f"{passive} to come back")
+
+
+def wait_for_flows(traffic: Traffic, mended: float) -> None:
+    """Wait until every flow has gone on or is dead: TCP's waiting for the next try has doubled meanwhile."""
+    traffic.wait(lambda status: status.time > mended + 1 and not status.silent, "the flows to go on")
+
+
+def survived(run: Run, line: Timeline, flows: int) -> None:
+    died, silent = line.died(), line.silent()
+    run.check(
+        "every flow survived: HA2 had copied its session",
+        not died and not silent and len(line.flows) == flows,
+        f"of {flows} {len(died)} died, {len(silent)} are silent",
+    )
+
+
+def links(lab: Lab, *names: str, on: bool) -> None:
+    """Cut zone a's HA links, or mend them."""
+    nodes.configure([(lab.network["fw1"], [f"ip link set {name} {'up' if on else 'down'}" for name in names])])
 
 
 def forwarding(lab: Lab, name: str, on: bool) -> None:
@@ -102,27 +258,41 @@ def ha(lab: Lab, name: str) -> dict[str, Any]:
     return found
 
 
-def states(lab: Lab) -> list[str]:
-    return [ha(lab, name)["state"] for name in lab.firewalls]
+def states(lab: Lab, *names: str) -> list[str]:
+    """Return the states of these firewalls, or of all."""
+    return [ha(lab, name)["state"] for name in names or lab.firewalls]
+
+
+def roles(lab: Lab, zone: str) -> tuple[str, str]:
+    """Return the active and the passive firewall of a zone, where there are both."""
+    one, other = lab.topology.vpcs["security"].high_availability[PAIRS[zone]].firewalls
+    return (one, other) if states(lab, one, other) == ["active", "passive"] else (other, one)
 
 
 def packets(lab: Lab, name: str) -> int:
+    """Return the packets that a firewall has judged. It judges the first ones of each session."""
     return int(lab.firewalls[name].control.counters()["pkt_recv"])
 
 
-def target(lab: Lab) -> str:
-    """Return the interface that zone a's traffic is routed to."""
-    (found,) = lab.topology.vpcs["security"].route_tables["tgw-attach-a"].routes.values()
+def target(lab: Lab, zone: str) -> str:
+    """Return the interface that a zone's traffic is routed to."""
+    (found,) = lab.topology.vpcs["security"].route_tables[f"tgw-attach-{zone}"].routes.values()
     return found
 
 
-def pair_table(lab: Lab) -> Table:
+def holders(lab: Lab) -> tuple[str, ...]:
+    """Return the firewalls to which the cloud gives zone a's secondary address."""
+    firewalls = lab.topology.vpcs["security"].firewalls
+    return tuple(name for name in ("fw1", "fw2") if firewalls[name].untrust.secondary_addresses)
+
+
+def pair_table(lab: Lab, title: str) -> Table:
     rows = []
     for name in lab.firewalls:
         said = ha(lab, name)
         links = ", ".join(f"{link} {state}" for link, state in said["links"].items())
-        rows.append((name, said["state"], str(said["priority"]), said["peer"], links, str(said["synchronized"])))
-    return Table("The pairs", ("firewall", "state", "priority", "its peer", "links", "sessions copied"), tuple(rows))
+        rows.append((name, said["state"], said["reason"], said["peer"], links, str(said["synchronized"])))
+    return Table(title, ("firewall", "state", "why", "its peer", "links", "sessions copied"), tuple(rows))
 
 
 if __name__ == "__main__":

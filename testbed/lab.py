@@ -42,7 +42,7 @@ from testbed.journal import Journal, lock, new_journal, read_journal
 from testbed.load_balancer import load_balancer
 from testbed.management import ManagementProcess, management_addresses
 from testbed.nodes import Host, no_offload
-from testbed.routed_firewall import HA_PORT
+from testbed.routed_firewall import HA_PORTS
 from testbed.running import refusals
 from testbed.service import STATE, TOPOLOGY, Part
 from testbed.teardown import take_down
@@ -167,6 +167,10 @@ class Lab:
         bridges.create(self.journal, self.fabric, self.wait(self.controller.port, "the controller's port"))
         bridges.set_zone_timeouts(self.journal, zone_timeouts(self.topology, self.time_scale))
         self.wait(lambda: self.controller.in_sync(len(self.fabric.elements)), "the controller to install the tables")
+        for pair in self._pairs():  # the first is there first, and becomes active
+            first, second = pair.firewalls
+            self.wait(self.firewalls[first].ready, f"{first} to start")
+            self._start_firewall(second)
         for firewall in self.firewalls.values():
             if not isinstance(firewall, ScaledFirewall):
                 self.wait(firewall.ready, f"{firewall.name} to start")
@@ -250,10 +254,11 @@ class Lab:
                     (network[link.appliance], "eth0", None),
                 )
             for pair in self._pairs():
-                one, other = (
-                    (self.hosts[name].pid, HA_PORT, mac_address(f"{name}/{HA_PORT}")) for name in pair.firewalls
-                )
-                nodes.veth(netlink, one, other)
+                for ha_port in HA_PORTS:
+                    one, other = (
+                        (self.hosts[name].pid, ha_port, mac_address(f"{name}/{ha_port}")) for name in pair.firewalls
+                    )
+                    nodes.veth(netlink, one, other)
             site.join(netlink, self.topology, self.hosts)
             for name in self.fabric.managed:
                 nodes.veth(
@@ -333,10 +338,16 @@ class Lab:
                 settings = routed_firewall.configuration(
                     self.topology, vpc, name, self.directory, self.management_addresses[name], self.time_scale
                 )
-                self.appliances[name] = self.firewalls[name] = Firewall(
+                self.firewalls[name] = Firewall(
                     self.hosts[name], self._firewall_process(name, settings), self.directory / name
                 )
-                self.appliances[name].start()
+        seconds = [pair.firewalls[1] for pair in self._pairs()]
+        for name in self.firewalls.keys() - seconds:
+            self._start_firewall(name)
+
+    def _start_firewall(self, name: str) -> None:
+        self.appliances[name] = self.firewalls[name]
+        self.appliances[name].start()
 
     def _start_balancers(self) -> None:
         for vpc in self.topology.vpcs.values():

@@ -8,6 +8,7 @@ from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Any
 
+from firewall_vnf.high_availability import PROFILES
 from firewall_vnf.routed import queue_rules
 from testbed.errors import RequestError
 from testbed.firewall import session_settings
@@ -15,13 +16,16 @@ from testbed.management import CLOUD
 from testbed.nat import Application, inbound_rules, outbound_rules
 from testbed.nodes import no_offload
 from topologies.fabric import tunnels_of
-from topologies.model import HighAvailability, Topology, Vpc, interface_name
+from topologies.model import HighAvailability, RoutedFirewall, Topology, Vpc, interface_name
 
 #: The queue of forwarded packets: each firewall has a network namespace, so queues, of its own.
 QUEUE = 0
-#: The interface of a pair's dedicated HA port, a link between the two, and the two addresses on it.
-HA_PORT = "ha1"
-HA_ADDRESSES = IPv4Address("169.254.255.1"), IPv4Address("169.254.255.2")
+#: A pair's HA ports, which never move: each a link between the two, with an address at each end. (On AWS, HA2 is
+#: ethernet1/1 and HA1 the management port; here the management network keeps firewalls apart.)
+HA_PORTS = {
+    "ha1": (IPv4Address("169.254.255.1"), IPv4Address("169.254.255.2")),
+    "ha2": (IPv4Address("169.254.255.5"), IPv4Address("169.254.255.6")),
+}
 
 
 def node_commands(topology: Topology, vpc: Vpc, name: str) -> list[str]:
@@ -29,7 +33,7 @@ def node_commands(topology: Topology, vpc: Vpc, name: str) -> list[str]:
     firewall = vpc.firewalls[name]
     # It never tells a sender of a shorter way: what comes by an interface may leave by it.
     commands = ["echo 1 > /proc/sys/net/ipv4/ip_forward", "echo 0 > /proc/sys/net/ipv4/conf/all/send_redirects"]
-    for part, item in firewall.interfaces.items():
+    for part, item in configured(vpc, name).interfaces.items():
         subnet = vpc.subnets[item.subnet].cidr
         commands += [
             f"echo 0 > /proc/sys/net/ipv4/conf/{part}/send_redirects",
@@ -38,8 +42,9 @@ def node_commands(topology: Topology, vpc: Vpc, name: str) -> list[str]:
             no_offload(part),
         ]
     if found := pair_of(vpc, name):
-        address = HA_ADDRESSES[found[1].firewalls.index(name)]
-        commands += [f"ip address add {address}/30 dev {HA_PORT}", f"ip link set {HA_PORT} up"]
+        for port, addresses in HA_PORTS.items():
+            address = addresses[found[1].firewalls.index(name)]
+            commands += [f"ip address add {address}/30 dev {port}", f"ip link set {port} up"]
     for destination, part in firewall.routes.items():
         router = vpc.subnets[firewall.interfaces[part].subnet].cidr[1]
         commands.append(f"ip route add {destination} via {router} dev {part}")
@@ -48,12 +53,22 @@ def node_commands(topology: Topology, vpc: Vpc, name: str) -> list[str]:
     return commands + [shlex.join(rule) for rule in (*queue, *nat)]
 
 
+def configured(vpc: Vpc, name: str) -> RoutedFirewall:
+    """Return the firewall whose interfaces *name* is configured with: its own, or those that move to it.
+
+    Where a failover moves interfaces both of a pair have the addresses of the first's, as PAN-OS synchronizes the
+    configuration. The cloud takes nothing from the one that the interfaces are not attached to: not even its ARP.
+    """
+    found = pair_of(vpc, name)
+    return vpc.firewalls[found[1].firewalls[0] if found and found[1].move == "interface" else name]
+
+
 def nat_rules(vpc: Vpc, name: str, tunnels: Iterable[str]) -> Iterator[list[str]]:
     """Yield the firewall's NAT rules: destination NAT of what comes to untrust, source NAT of what leaves by it.
 
     What goes back into a tunnel gets the trust interface's address, which BGP leads back to this firewall.
     """
-    firewall = vpc.firewalls[name]
+    firewall = configured(vpc, name)
     applications = [
         Application(f"port {port}", port, (vpc.hosts[nat.target].address, nat.port))
         for port, nat in firewall.destination_nat.items()
@@ -79,7 +94,7 @@ def floating_address(vpc: Vpc, name: str) -> IPv4Address:
     found = pair_of(vpc, name)
     members = [vpc.firewalls[member] for member in found[1].firewalls] if found else []
     moving = (address for member in members for address in member.untrust.secondary_addresses)
-    return next(moving, vpc.firewalls[name].untrust.address)
+    return next(moving, configured(vpc, name).untrust.address)
 
 
 def configuration(
@@ -118,8 +133,7 @@ def pair_settings(topology: Topology, vpc: Vpc, name: str, time_scale: float) ->
     number, pair = found
     here = pair.firewalls.index(name)
     ends = [
-        {"ha1": str(address), "ha2": str(vpc.firewalls[member].trust.address)}
-        for address, member in zip(HA_ADDRESSES, pair.firewalls, strict=True)
+        {port: str(addresses[index]) for port, addresses in HA_PORTS.items()} for index in range(len(pair.firewalls))
     ]
     interfaces = {interface_name(member, part): part for member in pair.firewalls for part in ("untrust", "trust")}
     plan: dict[str, Any]
@@ -148,6 +162,7 @@ def pair_settings(topology: Topology, vpc: Vpc, name: str, time_scale: float) ->
             "group": number,
             "priority": 100 + 10 * here,
             "preemptive": pair.preemptive,
+            "timers": PROFILES[pair.timers].model_dump(),
             "address": ends[here]["ha1"],
             "time_scale": time_scale,
             "here": ends[here],

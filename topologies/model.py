@@ -173,6 +173,8 @@ class HighAvailability(Resource):
     """Give the role back to the first firewall when it is there again."""
     move: Literal["secondary-ip", "interface"] = "secondary-ip"
     """What a failover moves: the secondary addresses, or the interfaces themselves (older, slower)."""
+    timers: Literal["recommended", "aggressive"] = "recommended"
+    """PAN-OS's profile of HA timers: a peer is found gone after 6 s or 3 s, and replaced 2 s or 0.5 s later."""
     api_delay_seconds: float | None = Field(default=None, ge=0)
     """How long the cloud takes to move it; by default 10 s for addresses, 40 s for interfaces. Palo Alto Networks
     documents 20 s to over a minute for interfaces and "faster" for addresses: the numbers are this lab's choice."""

@@ -33,7 +33,7 @@ PORTS = {"ha1": 28769, "ha2": 29281}
 MOVING, RECORDS = IPv4Address("10.100.0.24"), 2000
 
 
-def wait_for(condition: Callable[[], bool], seconds: float = 10.0) -> float:
+def wait_for(condition: Callable[[], bool], seconds: float = 30.0) -> float:
     """Return the seconds that it took."""
     start = time.monotonic()
     while not condition():
@@ -175,6 +175,7 @@ class Pair:
 
     def settle(self) -> None:
         self.start("fw1", RECORDS)
+        wait_for(lambda: self.status("fw1")[1] == "active")
         self.start("fw2")
         wait_for(lambda: self.states() == ("active", "passive"))
         wait_for(lambda: self.status("fw2")[3] == RECORDS and self.status("fw1")[4] == 0)

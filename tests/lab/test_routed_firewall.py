@@ -93,7 +93,7 @@ class Router:
         self, rules: str = RULES, *, fail_open: bool = False, bypass: bool = True, **more: object
     ) -> subprocess.Popen[str]:
         """Install the kernel's rules and start the process."""
-        for arguments in queue_rules(5, fail_open, bypass):
+        for arguments in queue_rules(5, fail_open, bypass, unreachable=bool(more.get("icmp_unreachable"))):
             self.iptables(*arguments)
         (self.directory / "policy.yaml").write_text(rules)
         settings = {
@@ -279,6 +279,25 @@ def test_a_commit_takes_a_bypassed_session_back_and_resets_both_ends(router: Rou
     assert record["bytes_sent"] > 2_000_000
 
 
+@pytest.mark.parametrize("nat", ["none", "DNAT"])
+def test_a_client_that_is_refused_is_told_so_at_the_address_that_it_used(router: Router, nat: str) -> None:
+    """A connection that is refused at its first packet is no more: only the kernel can tell which address that was."""
+    address, port, rules = NAT[nat]
+    for rule in rules:
+        router.iptables(*rule.split())
+        router.iptables(*rule.replace("-p tcp", "-p udp").split())
+    router.firewall("rules: [{name: rest, service: any, action: drop}]", icmp_unreachable=True)
+    with pytest.raises(OSError, match="No route to host"):
+        router.dial(address, port, timeout=3)
+    with inside(router.client), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as datagrams:
+        datagrams.settimeout(3)
+        datagrams.connect((address, port))
+        datagrams.send(b"anybody?")
+        with pytest.raises(OSError, match="No route to host"):
+            datagrams.recv(100)
+    assert router.control.counters()["pkt_injected"] == 2
+
+
 def test_an_allowed_session_survives_a_commit_and_is_bypassed_again(router: Router) -> None:
     router.firewall()
     client, server = router.ssh()
@@ -389,6 +408,18 @@ def test_datagrams_are_bypassed_and_counted(router: Router) -> None:
         client.send(bytes(100))
         server.recv(6000)
     wait_for(lambda: [session["bytes_sent"] for session in router.control.sessions()] == [256])
+
+
+def test_without_the_rule_for_it_nothing_is_refused_aloud(router: Router) -> None:
+    router.firewall()
+    file = router.directory / "fw1.yaml"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "icmp_unreachable": True, "queue": 6}))
+    command = ["ip", "netns", "exec", router.router, sys.executable, "-m", "firewall_vnf", "--config", str(file)]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+    assert (ended.returncode, ended.stderr) == (
+        3,
+        "firewall_vnf: icmp_unreachable: iptables has no rule for it; install those of queue_rules(unreachable)\n",
+    )
 
 
 def test_a_second_process_on_the_queue_is_refused(router: Router) -> None:

@@ -9,6 +9,12 @@ import pytest
 from firewall_vnf.config import ConfigError, load_config
 
 ONE_KIND = "interface: give either this (behind a GWLB) or 'interfaces' (a routed firewall)"
+PAIR = (
+    "high_availability: {address: 10.0.0.1, secret: s, cloud: 'http://10.0.2.1:8080',"
+    " here: {ha1: 10.0.0.1, ha2: 10.0.1.1}, there: {ha1: 10.0.0.2, ha2: 10.0.1.2}}\n"
+)
+STORE_OF_A_PAIR = "session_store: a pair in 'high_availability' shares sessions over HA2; leave this out"
+ONE_LINK = "high_availability: give an address for ha1 and for ha2, here and there"
 MINIMAL = "name: fw1\ninterface: eth0\npolicy: policy.yaml\nlog_directory: logs\ncontrol: /run/fw1.sock\n"
 
 
@@ -36,6 +42,13 @@ def test_management_network(tmp_path: Path) -> None:
     assert (config.session_store.host, config.session_store.port) == ("100.64.0.1", 6380)
 
 
+def test_one_of_a_pair(tmp_path: Path) -> None:
+    (tmp_path / "fw1.yaml").write_text(MINIMAL + PAIR)
+    config = load_config(tmp_path / "fw1.yaml")
+    assert config.high_availability is not None
+    assert config.session_store is None
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -50,6 +63,8 @@ def test_management_network(tmp_path: Path) -> None:
         (MINIMAL + "timers: {tcp: soon}\n", "timers.tcp: input should be a valid integer, "),
         (MINIMAL + "timers: {tpc: 5}\n", "timers.tpc: unknown setting; known are discard_other, discard_tcp, "),
         (MINIMAL + "session_store: http://x\n", "session_store: 'http://x' is no Redis server; write redis://ADDRESS:PORT"),
+        (MINIMAL + PAIR + "session_store: redis://10.0.2.1\n", STORE_OF_A_PAIR),
+        (MINIMAL + PAIR.replace(", ha2: 10.0.1.2", ""), ONE_LINK),
         (MINIMAL + "metrics_interval: 0\n", "metrics_interval: input should be greater than 0, not 0"),
         (MINIMAL + "ipv6: maybe\n", "ipv6: input should be 'pass' or 'drop', not 'maybe'"),
     ],

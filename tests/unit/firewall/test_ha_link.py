@@ -7,7 +7,9 @@ import hmac
 import json
 import random
 import select
+import signal
 import socket
+import time
 from collections.abc import Callable, Iterator
 from ipaddress import IPv4Address
 from typing import Any
@@ -17,6 +19,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from firewall_vnf import ha_link
+from firewall_vnf.adapter import Loop
 from firewall_vnf.ha_link import BATCH, RESEND, HaLinkError, HaService, SessionSync, seal, unseal
 from firewall_vnf.high_availability import HaLink, HaSettings, HaState, HighAvailability, Note
 from firewall_vnf.log import Log
@@ -245,15 +248,15 @@ class Cloud:
 class Node:
     """A firewall on loopback addresses of its own."""
 
-    def __init__(self, index: int, secret: str = "secret") -> None:
+    def __init__(self, index: int, secret: str = "secret", time_scale: float = 1.0, now: float = 0.0) -> None:
         def addresses(index: int) -> dict[HaLink, IPv4Address]:
             return {link: IPv4Address(f"127.{number}.0.{index}") for number, link in enumerate(HaLink, 41)}
 
         self.lines: list[str] = []
         self.cloud = Cloud()
-        settings = HaSettings(address=addresses(index)[HaLink.HA1], priority=100 + index)
+        settings = HaSettings(address=addresses(index)[HaLink.HA1], priority=100 + index, time_scale=time_scale)
         log = Log(f"fw{index}", lambda _, line: self.lines.append(line), 0.0)
-        machine = HighAvailability(settings, 1000 + index, 0.0)
+        machine = HighAvailability(settings, 1000 + index, now)
         self.service = HaService(
             machine, addresses(index), addresses(3 - index), secret, self.cloud, log, 1000 + index, lambda: 0.0
         )
@@ -309,6 +312,52 @@ def test_between_looks_only_its_own_sockets_are_served(nodes: list[Node]) -> Non
     assert nodes[1].state is HaState.ACTIVE
 
 
+class Quiet:
+    """An interface and a processor without a packet."""
+
+    def __init__(self) -> None:
+        self.ends = socket.socketpair()
+
+    def fileno(self) -> int:
+        return self.ends[0].fileno()
+
+    def serve(self, processor: Quiet) -> int:
+        return 0
+
+    def expire(self, now: float) -> None:
+        """There is nothing to expire."""
+
+
+class Until:
+    """Ends the loop when *condition* holds, or after some seconds."""
+
+    def __init__(self, condition: Callable[[], bool]) -> None:
+        self.condition, self.loop = condition, None
+        self.deadline = time.monotonic() + 10
+
+    def register(self, poll: select.poll) -> None:
+        """It waits for nothing."""
+
+    def serve(self, descriptors: Any, now: float) -> None:
+        assert self.loop is not None
+        self.loop.running = not self.condition() and now < self.deadline
+
+    loop: Loop[Quiet] | None
+
+
+@pytest.mark.parametrize("time_scale", [10.0, 60.0, 1000.0])
+def test_a_quiet_firewall_finds_its_peer_gone_at_every_time_scale(time_scale: float) -> None:
+    node = Node(1, time_scale=time_scale, now=time.monotonic())
+    until, quiet = Until(lambda: node.state is HaState.ACTIVE), Quiet()
+    until.loop = loop = Loop(quiet, quiet, node.service, until, tick=node.service.interval)
+    loop.run()
+    signal.set_wakeup_fd(-1)
+    node.service.close(time.monotonic())
+    for end in quiet.ends:
+        end.close()
+    assert node.events[:4] == ["ha1-link-down", "ha2-link-down", "ha-peer-gone", "ha-state"]
+
+
 def test_a_service_that_closes_hands_over(nodes: list[Node]) -> None:
     serve(nodes, 0.0, 0.1, 0.2)
     nodes[0].service.close(0.3)
@@ -323,7 +372,7 @@ def test_a_loss_that_the_cloud_reports_is_the_machines(nodes: list[Node]) -> Non
     assert nodes[0].state is HaState.ACTIVE
     nodes[0].cloud.gone = True
     nodes[0].cloud.news = [Note("ha-cloud-error", "high", "no answer")]
-    serve(nodes[:1], 8.1)
+    serve(nodes[:1], 8.5)
     assert nodes[0].state is HaState.NON_FUNCTIONAL
     assert nodes[0].events[-2:] == ["ha-cloud-error", "ha-state"]
 

@@ -236,6 +236,16 @@ def test_a_stopped_firewall_that_goes_on_yields_nothing_and_takes_nothing() -> N
     assert [event for index, event in pair.events if index == 1] == []
 
 
+def test_a_clock_that_is_looked_at_too_rarely_keeps_no_dead_peer_alive() -> None:
+    pair = settled()
+    pair.stopped = {0}
+    start, survivor = pair.now, pair.firewalls[1]
+    while survivor.state is not ACTIVE:
+        pair.now += 2.5 * survivor.settings.timers.heartbeat_interval
+        survivor.tick(pair.now)
+        assert pair.now < start + 3 * TAKEOVER
+
+
 def test_a_stopped_active_takes_the_addresses_back() -> None:
     pair = settled()
     pair.stopped = {0}

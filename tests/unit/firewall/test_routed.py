@@ -16,7 +16,7 @@ from firewall_vnf.conntrack import Connection
 from firewall_vnf.log import Log
 from firewall_vnf.packet import ACK, FIN, ICMP, PSH, RST, SYN, reverse_key
 from firewall_vnf.policy import Policy
-from firewall_vnf.routed import ACCEPT, BYPASS, DROP, MARK, RoutedEngine, Verdict, lease_name, queue_rules
+from firewall_vnf.routed import ACCEPT, BYPASS, DROP, MARK, REFUSE, RoutedEngine, Verdict, lease_name, queue_rules
 from tests.unit.firewall.traffic import ALLOW_ALL, BANNER, CLIENT, REQUEST, SERVER
 
 SSH = """
@@ -274,6 +274,29 @@ def test_resets_of_a_translated_connection_are_in_the_kernels_addresses() -> Non
     to_server, to_client = bench.engine.outbox
     assert (to_server[12:24], to_client[12:24]) == (original, reply)
     assert (to_client[24:28], to_server[24:28]) == ((522).to_bytes(4, "big"), (122).to_bytes(4, "big"))
+
+
+def test_one_of_a_pair_that_is_not_active_drops_everything() -> None:
+    bench = Bench()
+    bench.ssh()
+    bench.engine.active = lambda: False
+    assert bench.client(ACK) is DROP
+    assert bench.client(SYN, numbers=(100, 0)) is DROP
+    assert bench.engine.counters["flow_ha_not_active"] == 2
+    bench.engine.active = lambda: True
+    assert bench.client(ACK) is BYPASS
+
+
+def test_an_unreachable_is_left_to_the_kernel() -> None:
+    bench = Bench("rules: [{name: never, service: any, action: drop}]", icmp_unreachable=True)
+    assert bench.client(SYN, numbers=(100, 0)) is REFUSE
+    assert bench.client(SYN, numbers=(100, 0)) is DROP, "the session is discarded: told once"
+    assert bench.engine.outbox == []
+    assert bench.engine.counters["pkt_injected"] == 1
+    assert Bench("rules: [{name: never, service: any, action: drop}]").client(SYN, numbers=(100, 0)) is DROP
+    assert " ".join(queue_rules(3, False, True, unreachable=True)[-1]) == (
+        "-t filter -I FORWARD -m mark --mark 0x20000/0x20000 -j REJECT --reject-with icmp-admin-prohibited"
+    )
 
 
 def test_an_operator_and_the_end_of_the_process_see_the_last_counts() -> None:

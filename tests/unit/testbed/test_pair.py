@@ -12,8 +12,10 @@ from controllers.management.api import cloud_application
 from controllers.management.configuration import Configuration
 from controllers.management.service import Service
 from firewall_vnf.config import HaConfig
-from testbed.routed_firewall import pair_settings
+from firewall_vnf.high_availability import AGGRESSIVE, RECOMMENDED
+from testbed.routed_firewall import floating_address, node_commands, pair_settings
 from topologies.loader import load_topology
+from topologies.model import Topology
 
 
 def settings(name: str) -> HaConfig:
@@ -32,6 +34,56 @@ def test_both_ends_of_a_pair_agree() -> None:
     }
     assert [(route.table, route.interface) for route in other.plan.routes] == [("security/tgw-attach-a", "fw2-trust")]
     assert other.scaled_plan.retry == other.plan.retry / 10
+
+
+def test_the_links_of_a_pair_are_on_no_interface_that_moves() -> None:
+    vpc = load_topology("active-passive").vpcs["security"]
+    moving = {address for one in vpc.interfaces.values() for address in one.addresses}
+    here = settings("fw1").here
+    assert len(set(here.values())) == 2
+    assert not moving & set(here.values())
+
+
+def interface_pair() -> Topology:
+    topology = load_topology("active-passive")
+    vpc = topology.vpcs["security"]
+    pair = vpc.high_availability["ha-a"].model_copy(update={"move": "interface"})
+    vpc = vpc.model_copy(update={"high_availability": {**vpc.high_availability, "ha-a": pair}})
+    return topology.model_copy(update={"vpcs": {**topology.vpcs, "security": vpc}})
+
+
+def test_a_pair_whose_interfaces_move_is_configured_alike() -> None:
+    topology = interface_pair()
+    vpc = topology.vpcs["security"]
+    one, other = (
+        [line for line in node_commands(topology, vpc, name) if " dev ha" not in line] for name in ("fw1", "fw2")
+    )
+    assert one == other
+    assert "ip address add 10.100.0.36/28 dev trust" in other
+    assert node_commands(topology, vpc, "fw4") != node_commands(topology, vpc, "fw3")
+
+
+def test_without_a_secondary_address_the_source_is_the_moving_interfaces() -> None:
+    vpc = interface_pair().vpcs["security"]
+    firewalls = {
+        name: one.model_copy(update={"untrust": one.untrust.model_copy(update={"secondary_addresses": {}})})
+        for name, one in vpc.firewalls.items()
+    }
+    vpc = vpc.model_copy(update={"firewalls": firewalls})
+    assert [str(floating_address(vpc, name)) for name in ("fw1", "fw2", "fw4")] == [
+        "10.100.0.20",
+        "10.100.0.20",
+        "10.100.1.21",
+    ]
+
+
+def test_a_pair_has_the_timers_of_its_profile() -> None:
+    assert settings("fw1").timers == RECOMMENDED
+    topology = interface_pair()
+    pairs = topology.vpcs["security"].high_availability
+    pairs["ha-a"] = pairs["ha-a"].model_copy(update={"timers": "aggressive"})
+    section = pair_settings(topology, topology.vpcs["security"], "fw1", 1.0)["high_availability"]
+    assert HaConfig.model_validate(section).timers == AGGRESSIVE
 
 
 def test_pairs_of_a_vpc_are_different_groups() -> None:
@@ -66,6 +118,8 @@ def test_a_call_takes_effect_after_the_clouds_delay(service: Service, moment: li
     service.call("ReplaceRoute", body)
     assert service.tick() == moment[0] + 1.0
     assert route(service) == "fw1-trust"
+    service = Service(service.configuration, service.clock)  # it is killed, and another one goes on
+    assert service.tick() == moment[0] + 1.0
     moment[0] += 1.0
     assert service.tick() is None
     assert route(service) == "fw2-trust"
