@@ -80,7 +80,7 @@ def set_zone_timeouts(journal: Journal, timeouts: Mapping[int, Mapping[str, int]
     """Set conntrack's time-outs (seconds, by Open vSwitch's names) for each zone of the lab.
 
     After its bridges: Open vSwitch forgets time-outs that come while it has no bridge of the datapath. What changes
-    later is the controller's.
+    later is the controller's, see :mod:`controllers.zones`.
     """
     if not timeouts:
         return
@@ -103,16 +103,17 @@ def remove(journal: Journal) -> None:
         return
     found = vsctl("--bare", "--columns=name", "find", "bridge", f"external_ids:bumpwire={journal.token}").split()
     words = [word for bridge in found for word in ("--", "--if-exists", "del-br", bridge)]
-    datapaths = json.loads(vsctl("--format=json", "--columns=_uuid,ct_zones,external_ids", "list", "datapath"))["data"]
-    if journal.zones and journal.datapath in vsctl("get", "open_vswitch", ".", "datapaths"):
-        for zone in journal.zones:
-            words += ["--", "--if-exists", "del-zone-tp", journal.datapath, f"zone={zone}"]
-            # Without a datapath (the last bridge was somebody's and is gone) there is nothing to flush.
-            # Nor where there are bridges of both datapaths: Open vSwitch 3.1 takes no name here, but wants one then.
-            subprocess.run(["ovs-appctl", "dpctl/flush-conntrack", f"zone={zone}"], capture_output=True, check=False)
+    datapaths = json.loads(vsctl("--format=json", "--columns=external_ids", "list", "datapath"))["data"]
+    for zone in journal.zones:
+        # Without a datapath (the last bridge was somebody's and is gone) there is nothing to flush.
+        # Nor where there are bridges of both datapaths: Open vSwitch 3.1 takes no name here, but wants one then.
+        subprocess.run(["ovs-appctl", "dpctl/flush-conntrack", f"zone={zone}"], capture_output=True, check=False)
+    made = any(["bumpwire", "made"] in ids[1] for (ids,) in datapaths)
+    if journal.zones and not made:
+        zones.remove_zones(journal.datapath, journal.zones)
     if words:
         vsctl(*words)
-    if any(["bumpwire", "made"] in row[2][1] for row in datapaths):
+    if made:
         vsctl("remove", "open_vswitch", ".", "datapaths", journal.datapath)
 
 
