@@ -187,6 +187,12 @@ def _gwlb_keeps(evidence: Evidence) -> Outcome:
     return all(point.sources and all(source.kept for source in point.sources) for point in points), _seen(points)
 
 
+def _gwlb_intact(evidence: Evidence) -> Outcome:
+    wires = [point.wire for point in evidence.all(GWLB)]
+    kept = sum(wire.intact for wire in wires)
+    return kept == len(wires), f"every packet arrived as it was sent, but for its TTL, at {kept} of {len(wires)} points"
+
+
 def _gwlb_no_tunnel(evidence: Evidence) -> Outcome:
     wires = {point.wire for point in evidence.all(GWLB)}
     shown = (
@@ -327,6 +333,12 @@ CLAIMS: tuple[tuple[str, str, str, Callable[[Evidence], Outcome]], ...] = (
         "keep your traffic packet headers and payload intact, providing complete visibility of the source’s identity",
         PAYS_OFF,
         _gwlb_keeps,
+    ),
+    (
+        "The Gateway Load Balancer keeps headers and payload",
+        "use the GENEVE encapsulation to keep your traffic packet headers and payload intact",
+        PAYS_OFF,
+        _gwlb_intact,
     ),
     (
         "The Gateway Load Balancer needs no encrypted tunnel",

@@ -62,6 +62,7 @@ class LabCloud:
     name: str
     lab: Lab
     client: str
+    servers: tuple[str, ...]
     address: IPv4Address
     others: dict[str, IPv4Address]
 
@@ -115,7 +116,19 @@ class LabCloud:
         largest = max(carried, key=packet_length)
         encapsulation = {(UDP, 6081): "GENEVE", (UDP, 4500): "ESP"}.get((largest[23], port_of(largest)), "none")
         encapsulation = "ESP" if largest[23] == 50 else encapsulation
-        return Wire(encapsulation, packet_length(largest) - inner, encapsulation == "ESP")
+        return Wire(encapsulation, packet_length(largest) - inner, encapsulation == "ESP", self.intact())
+
+    def intact(self) -> bool:
+        """Compare what some paced flows' client receives with what servers send; so few that no capture loses one."""
+        with ExitStack() as stack:
+            sending = [stack.enter_context(Tap(self.lab.host(name).pid, "eth0")) for name in self.servers]
+            receiving = stack.enter_context(Tap(self.lab.host(self.client).pid, "eth0"))
+            with downloads.loading(self.lab.host(self.client), self.address, 1.0, 8, "/paced"):
+                pass
+            own = self.lab.host(self.client).address.packed
+            arrived = {invariable(frame) for frame in packets(receiving) if frame[30:34] == own}
+            sent = {invariable(frame) for tap in sending for frame in packets(tap)}
+        return bool(arrived) and arrived <= sent
 
     def failure(self, flows: int, seconds: float) -> Failure:
         """Kill the first firewall under paced flows and new connections."""
@@ -171,6 +184,18 @@ def packet_length(frame: bytes) -> int:
     return int.from_bytes(frame[16:18], "big") if frame[12:14] == b"\x08\x00" else 0
 
 
+def packets(tap: Tap) -> list[bytes]:
+    """Return the frames of IPv4 that a tap has captured."""
+    return [frame for _, frame in tap.read() if packet_length(frame)]
+
+
+def invariable(frame: bytes) -> bytes:
+    """Return a frame's IPv4 packet without what each router changes: the TTL, and the header's checksum for it."""
+    packet = bytearray(frame[ETHERNET : ETHERNET + packet_length(frame)])
+    packet[8], packet[10:12] = 0, bytes(2)
+    return bytes(packet)
+
+
 def port_of(frame: bytes) -> int:
     """Return the destination port of a frame's UDP or TCP packet, or the source's where that is well known."""
     start = ETHERNET + 4 * (frame[14] & 0x0F)
@@ -204,12 +229,13 @@ class LabArchitecture:
                 for name in topology.vpcs["app"].instances:
                     stack.enter_context(downloads.serving(lab.host(name)))
                 lab.wait(lab.balanced, "all targets to be healthy")
-                yield LabCloud(self.name, lab, "client", public.pop("nlb"), public)
+                servers = tuple(topology.vpcs["app"].instances)
+                yield LabCloud(self.name, lab, "client", servers, public.pop("nlb"), public)
                 return
             client, server = ENDS
             rate_attachments(lab, ENDS, self.settings.attachment_rate * rate_scale)
             stack.enter_context(downloads.serving(lab.host(server)))
-            yield LabCloud(self.name, lab, client, address_for(topology, client, server), {})
+            yield LabCloud(self.name, lab, client, (server,), address_for(topology, client, server), {})
 
 
 #: Client and server of east-west traffic, in zone a.

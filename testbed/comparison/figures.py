@@ -9,6 +9,7 @@ from testbed import figures
 from testbed.comparison.demand import Sizing
 from testbed.comparison.model import ACTIVE_PASSIVE, GWLB, SANDWICH, VPN, Point, Settings
 from testbed.figures import COLOURS, FAINT, INK, LINE, PAPER, WIDTH
+from testbed.probes.downloads import SILENCE
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -86,7 +87,7 @@ def failures(points: Sequence[Point], titles: Titles) -> str:
             shown.setdefault(point.architecture, point)
     if not shown:
         return ""
-    figure = figures._empty(0.75 + 1.75 * len(shown))
+    figure = figures._empty(1.0 + 1.75 * len(shown))
     figure.set_layout_engine("constrained")
     panels = figure.subplots(len(shown), 1, sharex=True, squeeze=False)[:, 0]
     for axes, (name, point) in zip(panels, shown.items(), strict=True):
@@ -113,6 +114,9 @@ def failures(points: Sequence[Point], titles: Titles) -> str:
         axes.tick_params(labelsize=SIZE - 1)
     numbers = " or ".join(str(number) for number in sorted({point.firewalls for point in shown.values()}))
     panels[-1].set_xlabel(f"seconds since 1 of {numbers} firewalls died", fontsize=SIZE, color=INK)
+    words = f"grey: new connections fail · a lost flow is made anew after {SILENCE:g} s of silence"
+    figure.get_layout_engine().set(w_pad=0.1)  # type: ignore[union-attr, call-arg]
+    figure.suptitle(words, x=0.01, ha="left", fontsize=SIZE - 2, color=FAINT)
     return figures._svg(figure)
 
 

@@ -65,11 +65,15 @@ class Load:
 
 @dataclass(frozen=True)
 class Wire:
-    """What the leg to the firewall adds to the tenant's IP packet, in bytes, and whether it hides the payload."""
+    """What the leg to the firewall adds to the tenant's IP packet, in bytes, and whether it hides the payload.
+
+    *intact* is whether packets reach the client as the server sent them, in all but their TTL.
+    """
 
     encapsulation: str  # GENEVE, ESP, none
     overhead: int
     encrypted: bool
+    intact: bool
 
 
 @dataclass(frozen=True)

@@ -88,10 +88,15 @@ def questions(points: Sequence[Point], settings: Settings, titles: Mapping[str, 
         table("Round trip, idle: median (99th percentile), ms", lambda point: _trip(point.latency_idle)),
         table("Round trip under load: median (99th percentile), ms", lambda point: _trip(point.latency_loaded)),
         Table(
-            "What the leg to a firewall adds to a packet",
-            ("", "bytes", "encapsulation", "encrypted"),
+            "What the leg to a firewall adds to a packet, and whether it arrives as it was sent",
+            ("", "bytes", "encapsulation", "encrypted", "arrives intact"),
             tuple(
-                (titles.get(name, name), str(wire.overhead), wire.encapsulation, "yes" if wire.encrypted else "no")
+                (
+                    titles.get(name, name),
+                    str(wire.overhead),
+                    wire.encapsulation,
+                    *("yes" if each else "no" for each in (wire.encrypted, wire.intact)),
+                )
                 for name, wire in dict.fromkeys((point.architecture, point.wire) for point in points)
             ),
         ),
@@ -204,7 +209,7 @@ def _row(point: Point, points: Sequence[Point]) -> Iterable[tuple[str, object]]:
         yield f"latency_{state}_median_ms", f"{latency.median * 1e3:.3f}"
         yield f"latency_{state}_p99_ms", f"{latency.p99 * 1e3:.3f}"
     yield from (("encapsulation", point.wire.encapsulation), ("overhead_bytes", point.wire.overhead))
-    yield "encrypted", int(point.wire.encrypted)
+    yield from (("encrypted", int(point.wire.encrypted)), ("intact", int(point.wire.intact)))
     spent = point.cpu_seconds_per_gigabyte
     yield "cpu_s_per_gb", "" if spent is None else f"{spent:.3f}"
     yield from (("idle_share", f"{point.idle_share:.3f}"), ("thread_share", f"{point.thread_share:.3f}"))

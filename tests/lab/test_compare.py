@@ -29,7 +29,8 @@ def test_the_source_and_the_wire_of_two_architectures(tmp_path: Path) -> None:
     (directory,) = tmp_path.iterdir()
     _, *lines = (directory / "points.jsonl").read_text().splitlines()
     gwlb, sandwich = map(json.loads, lines)
-    assert gwlb["wire"] == {"encapsulation": "GENEVE", "overhead": 68, "encrypted": False}
+    assert gwlb["wire"] == {"encapsulation": "GENEVE", "overhead": 68, "encrypted": False, "intact": True}
+    assert not sandwich["wire"]["intact"]
     assert [source["seen"] == source["client"] for source in gwlb["sources"]] == [True]
     assert [source["seen"] == source["client"] for source in sandwich["sources"]] == [False, False]
     assert sandwich["sources"][1]["forwarded_for"] == sandwich["sources"][1]["client"]

@@ -45,7 +45,7 @@ GOLDEN = Path(__file__).parent / "recorded" / "comparison.csv"
 SCALE = 0.01
 SETTINGS = Settings(rate_scale=SCALE)
 CLIENT, FIREWALL = "203.0.113.10", "10.100.1.4"
-PLAIN, ONE_RULE = Wire("none", 0, False), Application(1, 0, 0)
+PLAIN, ONE_RULE = Wire("none", 0, False, False), Application(1, 0, 0)
 
 
 @dataclass
@@ -131,11 +131,12 @@ def architectures(clock: Clock) -> list[FakeArchitecture]:
     http = Source("ALB (HTTP)", CLIENT, FIREWALL, CLIENT)
     return [
         FakeArchitecture(
-            GWLB, "Gateway Load Balancer", clock, wire=Wire("GENEVE", 68, False), lost=64,
+            GWLB, "Gateway Load Balancer", clock, wire=Wire("GENEVE", 68, False, True), lost=64,
             sources=(Source("endpoint", CLIENT, CLIENT),), outage=2.0,
         ),
         FakeArchitecture(
-            VPN, "VPN, ECMP", clock, per_firewall=2.4e9, one_flow=1.2e9, wire=Wire("ESP", 73, True), lost=64, outage=9.0
+            VPN, "VPN, ECMP", clock, per_firewall=2.4e9, one_flow=1.2e9, wire=Wire("ESP", 73, True, False), lost=64,
+            outage=9.0,
         ),
         FakeArchitecture(
             ACTIVE_PASSIVE, "Active-passive HA", clock, active=1, most=2, sources=(Source("route", CLIENT, CLIENT),)
@@ -211,7 +212,7 @@ FALSE: list[tuple[str, str, dict[str, Any]]] = [
     ("VPN attachments scale", VPN, {"active": 1}),
     ("A VPN attachment carries no more than its tunnels", VPN, {"per_firewall": 3e9}),
     ("A single flow never exceeds one tunnel", VPN, {"one_flow": 2.4e9}),
-    ("VPN attachments encrypt", VPN, {"wire": Wire("GRE", 24, False)}),
+    ("VPN attachments encrypt", VPN, {"wire": Wire("GRE", 24, False, False)}),
     ("VPN attachments need SNAT, which hides the source", VPN, {"sources": (Source("SNAT", CLIENT, CLIENT),)}),
     ("A second firewall of an HA pair adds nothing", ACTIVE_PASSIVE, {"active": 2}),
     ("A VPC attachment carries more than a tunnel and than its firewall", ACTIVE_PASSIVE, {"one_flow": 1e9}),
@@ -226,7 +227,8 @@ FALSE: list[tuple[str, str, dict[str, Any]]] = [
     ("The Gateway Load Balancer survives a firewall", GWLB, {"lost": 64 * 4}),
     ("The Gateway Load Balancer survives a firewall", GWLB, {"outage": None}),
     ("The Gateway Load Balancer keeps the source", GWLB, {"sources": (Source("endpoint", CLIENT, FIREWALL),)}),
-    ("The Gateway Load Balancer needs no encrypted tunnel", GWLB, {"wire": Wire("ESP", 73, True)}),
+    ("The Gateway Load Balancer keeps headers and payload", GWLB, {"wire": Wire("GENEVE", 68, False, False)}),
+    ("The Gateway Load Balancer needs no encrypted tunnel", GWLB, {"wire": Wire("ESP", 73, True, False)}),
     ("The Gateway Load Balancer carries more than VPN attachments", GWLB, {"per_firewall": 2.3e9}),
     ("An application needs less configuration than in the sandwich", GWLB, {"application": Application(4, 3, 0)}),
     ("The Gateway Load Balancer needs fewer firewalls", GWLB, {"per_firewall": 1e9}),
@@ -472,7 +474,11 @@ def test_each_question_has_a_table(fakes: dict[str, FakeArchitecture], clock: Cl
         ("VPN, ECMP", "–", "–", "–"),
         ("Active-passive HA", "–", "0%", ""),
     )
-    assert asked["What the leg to a firewall adds to a packet"].rows[1] == ("VPN, ECMP", "73", "ESP", "yes")
+    (legs,) = (table for title, table in asked.items() if title.startswith("What the leg"))
+    assert legs.rows[:2] == (
+        ("Gateway Load Balancer", "68", "GENEVE", "no", "yes"),
+        ("VPN, ECMP", "73", "ESP", "yes", "no"),
+    )
     assert asked["Whom the server sees"].rows[-1] == ("Sandwich", "ALB (HTTP)", CLIENT, FIREWALL, CLIENT)
     assert asked["Flows lost when a firewall dies"].rows[0] == ("Gateway Load Balancer", "–", "32 of 64", "16 of 64")
     (failing,) = (table for title, table in asked.items() if title.startswith("Seconds for which"))
@@ -496,9 +502,10 @@ def test_an_undecided_claim_is_told_and_no_check(
     assert {check.name for check in run.results.checks} == {
         "The Gateway Load Balancer scales", "The Gateway Load Balancer survives a firewall",
         "The Gateway Load Balancer keeps the source", "The Gateway Load Balancer needs no encrypted tunnel",
+        "The Gateway Load Balancer keeps headers and payload",
     }  # fmt: skip
     assert "? VPN attachments scale not decided: vpn-ecmp with 1: not measured" in told(run)
-    assert "\n4 of 17 claims decided\n" in told(run)
+    assert "\n5 of 18 claims decided\n" in told(run)
 
 
 def test_wrong_settings_are_refused(fakes: dict[str, FakeArchitecture]) -> None:

@@ -4,11 +4,23 @@ from __future__ import annotations
 
 import pytest
 
-from testbed.comparison.clouds import RECOVERED, judge, packet_length, port_of
+from testbed.comparison.clouds import RECOVERED, invariable, judge, packet_length, port_of
 from testbed.nodes import token_bucket
 from testbed.probes.child import ProbeError
 from testbed.probes.downloads import ATTEMPT, Downloads, parse, seen
 from testbed.rating import shared_queue
+
+
+def test_a_router_changes_the_ttl_and_nothing_else() -> None:
+    def frame(ttl: int, checksum: int, payload: bytes, source: int = 1) -> bytes:
+        header = bytes([0x45, 0, 0, 24, 7, 7, 0, 0, ttl, 6]) + checksum.to_bytes(2, "big")
+        return bytes(12) + b"\x08\x00" + header + bytes([10, 0, 0, source] * 2) + payload + b"padding"
+
+    sent = invariable(frame(64, 0x1234, b"abcd"))
+    assert sent == invariable(frame(61, 0xABCD, b"abcd"))
+    assert sent != invariable(frame(61, 0xABCD, b"abce"))
+    assert sent != invariable(frame(61, 0xABCD, b"abcd", source=2))
+
 
 RATES = ((100.0, 5.0), (101.0, 6.0))
 
