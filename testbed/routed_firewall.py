@@ -50,7 +50,10 @@ def node_commands(topology: Topology, vpc: Vpc, name: str) -> list[str]:
         commands.append(f"ip route add {destination} via {router} dev {part}")
     queue = [["iptables", "-w", *rule] for rule in queue_rules(QUEUE, firewall.fail_open, firewall.bypass)]
     nat = nat_rules(vpc, name, tunnels_of(topology, name))
-    return commands + [shlex.join(rule) for rule in (*queue, *nat)]
+    commands += [shlex.join(rule) for rule in (*queue, *nat)]
+    if found:  # a connection that was the peer's for a while is further than the kernel remembers
+        commands.append("echo 1 > /proc/sys/net/netfilter/nf_conntrack_tcp_be_liberal")
+    return commands
 
 
 def configured(vpc: Vpc, name: str) -> RoutedFirewall:

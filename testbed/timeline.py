@@ -115,13 +115,13 @@ class Timeline:
         dead = [(flow.died, flow) for flow in self.flows if flow.died is not None and flow.died >= since]
         return tuple(flow for _, flow in sorted(dead, key=lambda pair: pair[0]))
 
-    def silent(self) -> tuple[Flow, ...]:
-        """Return the long flows that had not died when their traffic ended, but had waited for an answer for long."""
+    def silent(self, seconds: float = 1.0) -> tuple[Flow, ...]:
+        """Return the long flows that had not died when their traffic ended, but waited for an answer that long."""
         return tuple(
             flow
             for report in self.reports
             for flow in report.flows
-            if flow.died is None and flow.gaps and flow.gaps[-1][1] >= report.end
+            if flow.died is None and flow.gaps and flow.gaps[-1][1] >= report.end > flow.gaps[-1][0] + seconds
         )
 
     def failed(self, since: float = -math.inf) -> tuple[Connection, ...]:

@@ -55,7 +55,7 @@ def test_scenario_of_the_managed_service(name: str, settings: list[str], tmp_pat
 @pytest.mark.parametrize(
     ("name", "settings"),
     [
-        ("active-passive", ["flows=16", "seconds=1"]),
+        ("active-passive", ["flows=16"]),
         ("sandwich", []),
         ("vpn-ecmp", ["requests=24", "flows=8"]),
     ],

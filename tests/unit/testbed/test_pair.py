@@ -63,6 +63,13 @@ def test_a_pair_whose_interfaces_move_is_configured_alike() -> None:
     assert node_commands(topology, vpc, "fw4") != node_commands(topology, vpc, "fw3")
 
 
+def test_a_pair_goes_on_with_connections_that_were_the_peers_for_a_while() -> None:
+    """The kernel remembers where they were, and would take what is further for invalid."""
+    topology = load_topology("active-passive")
+    commands = node_commands(topology, topology.vpcs["security"], "fw1")
+    assert commands[-1] == "echo 1 > /proc/sys/net/netfilter/nf_conntrack_tcp_be_liberal"
+
+
 def test_without_a_secondary_address_the_source_is_the_moving_interfaces() -> None:
     vpc = interface_pair().vpcs["security"]
     firewalls = {

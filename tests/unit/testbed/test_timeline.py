@@ -60,7 +60,8 @@ def test_who_died() -> None:
 def test_who_waited_for_an_answer_when_the_traffic_ended() -> None:
     assert TIMELINE.silent() == ()
     waiting = flow(5, None, ((1002, 1003), (1018, REPORT.end)))
-    assert Timeline((replace(REPORT, flows=(*REPORT.flows, waiting)),)).silent() == (waiting,)
+    line = Timeline((replace(REPORT, flows=(*REPORT.flows, waiting)),))
+    assert (line.silent(), line.silent(2.0)) == ((waiting,), ())
 
 
 def test_the_first_success_started_after_the_event() -> None:
