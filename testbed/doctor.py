@@ -22,6 +22,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
+from firewall_vnf.bpf_offload import BpfProgram
+from firewall_vnf.libbpf import BpfError
 from testbed import openvswitch
 from testbed.errors import MachineError
 from testbed.journal import RUN_DIRECTORY
@@ -125,6 +127,14 @@ class Machine:
             return False
         os.close(descriptor)
         return True
+
+    def offload_problem(self) -> str | None:
+        """Return why firewalls cannot offload sessions; None: the kernel takes the program."""
+        try:
+            BpfProgram(sessions=1).close()
+        except BpfError as error:
+            return str(error)
+        return None
 
 
 Check = Callable[[Machine], Capability]
@@ -253,6 +263,19 @@ def check_bpf(machine: Machine) -> Capability:
     if not machine.succeeds(*in_namespace("tc qdisc add dev lo clsact", CLASSIFIER)):
         return lacks(State.MISSING, "no clsact queueing discipline or BPF classifier", remedy=USE_DISTRIBUTION_KERNEL)
     return Capability("BPF", State.OK, "loads and attaches to tc", essential=True)
+
+
+def check_offload(machine: Machine) -> Capability:
+    lacks = partial(Capability, "session offload", cost="firewalls' throughput: Python handles every packet")
+    if not machine.root():
+        return lacks(State.UNKNOWN, "unknown without root", remedy=USE_SUDO)
+    problem = machine.offload_problem()
+    if problem is None:
+        return Capability("session offload", State.OK, "the kernel carries sessions that need no more inspection")
+    if problem.startswith("BPF: "):  # the kernel's own words
+        return lacks(State.MISSING, problem.removeprefix("BPF: "), remedy=USE_DISTRIBUTION_KERNEL)
+    detail, _, remedy = problem.partition(": ")
+    return lacks(State.MISSING, detail, remedy=remedy)
 
 
 def check_bpf_compiler(machine: Machine) -> Capability:
@@ -450,6 +473,7 @@ CHECKS: dict[str, Check] = {
     "connection tracking": check_conntrack,
     "BPF": check_bpf,
     "BPF compiler": check_bpf_compiler,
+    "session offload": check_offload,
     "Mininet": check_mininet,
     "OpenFlow controller": check_controller,
     **{row[0]: partial(check_program, *row) for row in _PROGRAMS},

@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 import socket
 import struct
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Address
 from types import TracebackType
@@ -13,6 +14,7 @@ from types import TracebackType
 from testbed.namespace import in_namespace
 
 ETH_P_ALL = 0x0003
+SOL_PACKET, PACKET_STATISTICS = 263, 6  # linux/if_packet.h
 SO_RCVBUFFORCE, SO_TIMESTAMPNS = 33, 35  # asm-generic/socket.h; Python's socket module does not name them
 #: What a tap holds until it is read, in bytes, and how much of a frame is kept: all headers, inner ones too.
 CAPTURE_BUFFER = 32 << 20
@@ -118,6 +120,10 @@ class Tap:
                 frames.append((seconds + nanoseconds / 1e9, data))
         return frames
 
+    def lost(self) -> int:
+        """Return the frames since the last call that the buffer had no room for."""
+        return int(struct.unpack("II", self._socket.getsockopt(SOL_PACKET, PACKET_STATISTICS, 8))[1])
+
     def __enter__(self) -> Tap:
         return self
 
@@ -125,6 +131,60 @@ class Tap:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._socket.close()
+
+
+@dataclass
+class Passed:
+    """What passed of a flow in one direction; ``bytes`` of inner IP packets, ``last`` in seconds since the epoch."""
+
+    packets: int = 0
+    bytes: int = 0
+    last: float = 0.0
+
+
+class Meter:
+    """Counts what each of *appliances* sends back on its link, for the block: the process id of the load balancer's
+    namespace, the interface there, and the appliance's address.
+
+    ``passed`` is by flow, (source, destination, source port, destination port), and is complete when the block ends.
+    For AWS's frames with TCP or UDP over IPv4 without options; ``lost`` are frames that came too fast.
+    """
+
+    def __init__(self, appliances: Iterable[tuple[int, str, IPv4Address]]) -> None:
+        self.passed: dict[tuple[IPv4Address, IPv4Address, int, int], Passed] = {}
+        self.lost = 0
+        self._taps = [(Tap(pid, interface), address.packed) for pid, interface, address in appliances]
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="meter", daemon=True)
+
+    def __enter__(self) -> Meter:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._ended.set()
+        self._thread.join()
+        for tap, _ in self._taps:
+            self.lost += tap.lost()
+            tap.__exit__(kind, error, trace)
+
+    def _run(self) -> None:
+        flows: dict[bytes, Passed] = {}
+        ending = False
+        while not ending:
+            ending = self._ended.wait(0.02)
+            for tap, address in self._taps:
+                for moment, frame in tap.read():
+                    if len(frame) >= 106 and frame[26:30] == address and frame[36:38] == b"\x17\xc1":
+                        flow = flows.setdefault(frame[94:106], Passed())
+                        flow.packets += 1
+                        flow.bytes += frame[84] << 8 | frame[85]
+                        flow.last = moment
+        for key, flow in flows.items():
+            source, destination, *ports = struct.unpack("!4s4sHH", key)
+            self.passed[IPv4Address(source), IPv4Address(destination), ports[0], ports[1]] = flow
 
 
 def pcap(frames: Sequence[tuple[float, bytes]]) -> bytes:

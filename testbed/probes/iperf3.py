@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from ipaddress import IPv4Address
 from typing import Any
@@ -69,24 +71,40 @@ def measure(
 
     *udp_rate* in bits per second for each stream makes it UDP; *reverse* lets the server send. Raises ProbeError.
     """
-    address = address or server.address
-    title = f"iperf3 {client.name} → {server.name} ({address})"
-    options = ["--time", f"{seconds:g}", "--parallel", str(streams), "--connect-timeout", "5000"]
+    options = ["--parallel", str(streams), "--connect-timeout", "5000"]
     if udp_rate is not None:
         options += ["--udp", "--bitrate", f"{udp_rate:.0f}"]
     if reverse:
         options += ["--reverse"]
+    with started(client, server, address, seconds=seconds, options=options, port=port) as (sender, receiver):
+        code = sender.wait(seconds + MARGIN)
+        client_report = sender.output
+        if code and not client_report.strip():
+            raise sender.failure(code)
+        read_report(client_report, sender.title)  # a client that failed leaves the server waiting
+        receiver.wait(MARGIN)
+        return parse(client_report, receiver.output, sender.title)
+
+
+@contextmanager
+def started(
+    client: Node,
+    server: Node,
+    address: IPv4Address | None = None,
+    *,
+    seconds: float,
+    options: Sequence[str] = (),
+    port: int = PORT,
+) -> Iterator[tuple[Child, Child]]:
+    """Start a test, with more of the client's *options*, for the block; yield its client and its server."""
+    address = address or server.address
+    title = f"iperf3 {client.name} → {server.name} ({address})"
     common = [program("iperf3"), "-4", "--json", "--port", str(port)]
     with Child(server, f"{title}, server", [*common, "--server", "--one-off"]) as receiver:
         receiver.wait_listening(port)
-        with Child(client, title, [*common, "--client", str(address), *options]) as sender:
-            code = sender.wait(seconds + MARGIN)
-            client_report = sender.output
-            if code and not client_report.strip():
-                raise sender.failure(code)
-            read_report(client_report, title)  # a client that failed leaves the server waiting
-        receiver.wait(MARGIN)
-        return parse(client_report, receiver.output, title)
+        command = [*common, "--client", str(address), "--time", f"{seconds:g}", *options]
+        with Child(client, title, command) as sender:
+            yield sender, receiver
 
 
 def read_report(text: str, title: str) -> dict[str, Any]:

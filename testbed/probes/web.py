@@ -1,6 +1,6 @@
 """HTTP between two nodes: a small real server that notes its clients, and a request that is timed.
 
-Run as a program it is the server (``serve PORT``) or the client (``get URL``).
+Run as a program it is the server (``serve PORT``) or the client (``get URL TIMEOUT COUNT``).
 """
 
 from __future__ import annotations
@@ -44,18 +44,21 @@ def fetch(
     path: str = "/",
     port: int = PORT,
     timeout: float = TIMEOUT,
+    count: int = 1,
 ) -> Response:
-    """Start a server, request *path* of it once, and end it. ``/bytes/N`` is a body of N bytes, all else one line.
+    """Start a server, request *path* of it, and end it. ``/bytes/N`` is a body of N bytes, all else one line.
 
-    Raises ProbeError when no response comes within *timeout* seconds.
+    Returns the last of *count* responses, one after the other. Raises ProbeError when one does not come within
+    *timeout* seconds.
     """
     address = address or server.address
     title = f"http {client.name} → {server.name} ({address})"
     python = [sys.executable, "-m", __name__]
     with Child(server, f"{title}, server", [*python, "serve", str(port)]) as listener:
         listener.wait_listening(port)
-        with Child(client, title, [*python, "get", f"http://{address}:{port}{path}", str(timeout)]) as request:
-            code = request.wait(timeout + 20)
+        arguments = ["get", f"http://{address}:{port}{path}", str(timeout), str(count)]
+        with Child(client, title, [*python, *arguments]) as request:
+            code = request.wait(count * timeout + 20)
             if code:
                 raise request.failure(code)
             return parse(request.output, listener.output, title)
@@ -64,7 +67,7 @@ def fetch(
 def parse(request: str, log: str, title: str = "http") -> Response:
     """Return what the client printed and the last line of the server's log say. Raises ProbeError when malformed."""
     try:
-        timing, seen = json.loads(request), json.loads(last_line(log))
+        timing, seen = json.loads(last_line(request)), json.loads(last_line(log))
         return Response(
             int(timing["status"]),
             float(timing["first_byte"]),
@@ -123,8 +126,9 @@ if __name__ == "__main__":
     match sys.argv[1:]:
         case ["serve", port]:
             serve(int(port))
-        case ["get", url, timeout]:
+        case ["get", url, timeout, count]:
             try:
-                print(json.dumps(get(url, float(timeout))))
+                for _ in range(int(count)):
+                    print(json.dumps(get(url, float(timeout))))
             except (OSError, http.client.HTTPException) as error:
                 sys.exit(f"{error or type(error).__name__}")

@@ -67,6 +67,11 @@ def test_scenario_of_an_older_architecture(name: str, settings: list[str], tmp_p
     assert list(directory.glob("*firewalls/fw1/traffic.jsonl"))
 
 
+def test_offload(tmp_path: Path) -> None:
+    passed, result = run(find("offload"), tmp_path, "seconds=3", "requests=100")
+    assert passed, [check for check in result["checks"] if not check["passed"]]
+
+
 def test_a_soak_can_be_replayed(tmp_path: Path) -> None:
     passed, result = run(find("soak"), tmp_path / "first", "seed=7", "minutes=0.3", "flows=16")
     assert passed, [check for check in result["checks"] if not check["passed"]]

@@ -29,6 +29,7 @@ def without(monkeypatch: pytest.MonkeyPatch, *missing: str) -> None:
     monkeypatch.setattr(doctor.Machine, "open_vswitch_answers", lambda self: False)
     monkeypatch.setattr(doctor.Machine, "succeeds", lambda self, *command: True)
     monkeypatch.setattr(doctor.Machine, "loads_bpf", lambda self: True)
+    monkeypatch.setattr(doctor.Machine, "offload_problem", lambda self: None)
 
 
 @pytest.mark.parametrize("words", [("run", "tour"), ("up", "gwlb"), ("down",)])

@@ -47,6 +47,7 @@ class Described(doctor.Machine):
     refused: set[str] = field(default_factory=set)
     open_vswitch_runs: bool = True
     bpf: bool = True
+    offload: str | None = None
 
     def root(self) -> bool:
         return self.is_root
@@ -82,6 +83,9 @@ class Described(doctor.Machine):
     def loads_bpf(self) -> bool:
         return self.bpf
 
+    def offload_problem(self) -> str | None:
+        return self.offload
+
 
 NO_MODULE = Described(no_files={"/sys/module/openvswitch"}, refused={"openvswitch"})
 
@@ -115,6 +119,27 @@ def test_what_is_not_ok_says_what_it_costs_and_what_to_do(machine: Described) ->
     ("name", "machine", "state", "detail", "reason"),
     [
         ("root", Described(is_root=False), "missing", "not root", "needs root: run it with sudo"),
+        (
+            "session offload",
+            Described(offload="the BPF program session_offload is not compiled: run make setup"),
+            "missing",
+            "the BPF program session_offload is not compiled",
+            "needs session offload: run make setup",
+        ),
+        (
+            "session offload",
+            Described(offload="BPF: load session_offload.o: Invalid argument | unknown func"),
+            "missing",
+            "load session_offload.o: Invalid argument | unknown func",
+            f"needs session offload: {BOOT}",
+        ),
+        (
+            "session offload",
+            Described(is_root=False),
+            "unknown",
+            "unknown without root",
+            "needs root: run it with sudo",
+        ),
         (
             "iperf3",
             Described(no_programs={"iperf3"}),
