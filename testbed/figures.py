@@ -43,7 +43,7 @@ def throughput_bars(measurements: Sequence[Measurement]) -> str:
 
 def variant_bars(measurements: Sequence[Measurement]) -> str:
     """Return the throughput of a benchmark's variants side by side, a group for each MTU and number of streams."""
-    shown = [measurement for measurement in measurements if {"variant", "mtu"} <= measurement.labels.keys()]
+    shown = [one for one in measurements if one.unit == "bit/s" and {"variant", "mtu"} <= one.labels.keys()]
     if not shown:
         return ""
     variants = list(dict.fromkeys(str(measurement.labels["variant"]) for measurement in shown))
@@ -61,7 +61,7 @@ def variant_bars(measurements: Sequence[Measurement]) -> str:
     )
     axes.set_ylabel("throughput, Gbit/s")
     axes.grid(axis="y", color=LINE)
-    axes.legend(frameon=False, ncols=len(variants), loc="upper right")
+    axes.legend(frameon=False, ncols=(len(variants) + 1) // 2, loc="upper right")
     return _svg(figure)
 
 

@@ -75,7 +75,8 @@ class Lab:
     """One lab. ``datapath`` forces ``system`` or ``netdev``; ``time_scale`` divides the managed service's intervals.
 
     ``appliance`` returns the command that the named appliance runs in place of the firewall; nothing is managed then:
-    all targets count as healthy. Entering raises MachineError where the machine cannot, or where a lab is running.
+    all targets count as healthy. ``firewall_settings`` are more settings of the load balancers' firewalls, in the form
+    of :mod:`firewall_vnf.config`. Entering raises MachineError where the machine cannot, or where a lab is running.
     """
 
     def __init__(
@@ -85,8 +86,10 @@ class Lab:
         appliance: Callable[[Lab, str], list[str]] | None = None,
         time_scale: float = 1.0,
         rate_scale: float = 0.1,
+        firewall_settings: Mapping[str, Any] | None = None,
     ) -> None:
         self._topology = topology
+        self._firewall_settings = dict(firewall_settings or {})
         self.fabric: Fabric = build_fabric(topology)
         self.datapath = datapath
         self.appliance = appliance
@@ -390,9 +393,8 @@ class Lab:
         """Write the configuration of firewall *name* and return the command that runs it."""
         store = management.STORE if self.topology.firewalls and self.topology.firewalls.session_sharing else None
         address = self.management_addresses[name]
-        return self._firewall_process(
-            name, firewall_configuration(self.topology, name, self.directory, address, self.time_scale, store)
-        )
+        settings = firewall_configuration(self.topology, name, self.directory, address, self.time_scale, store)
+        return self._firewall_process(name, settings | self._firewall_settings)
 
     def _firewall_process(self, name: str, settings: dict[str, Any]) -> list[str]:
         file = self.directory / f"{name}.yaml"

@@ -14,16 +14,19 @@ from typer.testing import CliRunner
 
 import testbed.bench
 from testbed.bench import (
+    BPF_TURN_AROUND,
     ESTABLISHED,
     FIREWALL,
     FLOWS,
     MTUS,
     NEW_SESSIONS,
     NO_DETOUR,
+    OFFLOAD,
     TURN_AROUND,
     VARIANTS,
     PathBench,
     Target,
+    cost_table,
     ratio_table,
     target_table,
 )
@@ -39,10 +42,14 @@ def bench(tmp_path: Path) -> PathBench:
     results = new_results("bench", "", tmp_path, datetime(2026, 1, 1))
     made = PathBench(results, Narrator(Console(quiet=True)), load_topology("gwlb"), rounds=3, seconds=1)
     rates = dict.fromkeys(VARIANTS, 1e6) | {NO_DETOUR: 2e9, TURN_AROUND: 1e9, FIREWALL: 0.95e9}
+    rates |= {BPF_TURN_AROUND: 1.6e9, OFFLOAD: 1.59e9}
     for variant, rate in rates.items():
         for mtu in MTUS:
             for flows in FLOWS:
                 made.samples[variant.name, "throughput", mtu, flows] = [rate / 10, rate, rate * 10]
+                if variant is not NO_DETOUR:
+                    made.samples[variant.name, "processor time", mtu, flows] = [0.5, 1.25, 3.0]
+                    made.samples[variant.name, "packets", mtu, flows] = [rate / 8e4]
     return made
 
 
@@ -86,8 +93,31 @@ def test_medians_carry_the_spread(bench: PathBench) -> None:
 
 def test_ratios_are_of_medians(bench: PathBench) -> None:
     rows = ratio_table(bench).rows
-    assert rows[0] == ("turn-around", "8500", "1", "0.50", "1.00")
-    assert rows[1] == ("firewall", "8500", "1", "0.47", "0.95")
+    assert rows[0] == ("turn-around", "8500", "1", "0.50", "1.00", "0.62")
+    assert rows[2] == ("firewall", "8500", "1", "0.47", "0.95", "0.59")
+    assert rows[3] == ("firewall with offload", "8500", "1", "0.80", "1.59", "0.99")
+
+
+def test_what_an_appliance_costs(bench: PathBench) -> None:
+    assert cost_table(bench).rows[3] == ("firewall with offload", "8500", "1", "1.25", "19,875")
+
+
+@pytest.mark.parametrize(
+    ("datapath", "target"),
+    [
+        ("netdev", ("firewall with offload / turn-around in BPF, one flow, MTU 8,500", 1.59 / 1.6, True)),
+        ("system", ("firewall with offload / no detour, one flow, MTU 8,500", 1.59 / 2, False)),
+    ],
+)
+def test_what_offload_promises_depends_on_the_datapath(
+    bench: PathBench, datapath: str, target: tuple[str, float, bool]
+) -> None:
+    bench.datapath = datapath
+    for name in ("lab up", "lab down"):
+        bench.samples[FIREWALL.name, name, 0, 0] = [1.0]
+    targets = {one.name: one for one in bench.targets()}
+    assert (target[0], targets[target[0]].value, targets[target[0]].met) == target
+    assert sum(name.startswith("firewall with offload") for name in targets) == 1
 
 
 @pytest.mark.parametrize(
