@@ -33,6 +33,7 @@ from pathlib import Path
 
 from firewall_vnf import libbpf
 from firewall_vnf.bpf_object import counter_meanings, find_program
+from firewall_vnf.libbpf import BpfError
 from firewall_vnf.offload import LEASE, Offload
 from firewall_vnf.packet import TCP
 from firewall_vnf.session import Session
@@ -151,14 +152,20 @@ class BpfOffload(Offload):
             return
         place = self._leaving.pop(session, None) or self._new_place(session)
         if place is None:
-            if session not in self._refused:
-                self._refused[session] = None
-                self._counters["session_offload_full"] += 1
+            self._refuse(session)
             return
         memory, offset = self._program.memory, SESSION.size * place.index
         TIMES.pack_into(memory, offset, int(session.last * NANOSECONDS), int(session.timeout * NANOSECONDS))
-        for way, key in enumerate(place.keys):
-            self._program.flows.update(key, INDEX.pack(place.index << 1 | way))
+        try:
+            for way, key in enumerate(place.keys):
+                self._program.flows.update(key, INDEX.pack(place.index << 1 | way))
+        except BpfError:  # the kernel has no memory for it
+            self._leaving[session] = place
+            for key in place.keys:
+                self._program.flows.delete(key)
+            self._settle(session)
+            self._refuse(session)
+            return
         self.sessions[session] = place
         self._refused.pop(session, None)
         self._counters["session_offload"] += 1
@@ -221,13 +228,18 @@ class BpfOffload(Offload):
         SESSION.pack_into(self._program.memory, SESSION.size * place.index, *bytes(12))
         return place
 
+    def _refuse(self, session: Session) -> None:
+        if session not in self._refused:
+            self._refused[session] = None
+            self._counters["session_offload_full"] += 1
+
     def _settle(self, session: Session) -> None:
         """Account for the last that was carried of a session that has left, and give its place away."""
         place = self._leaving.pop(session)
-        self._read(session, place)
+        self._read(session, place, numbers=False)  # the engine has followed it since
         self._free.append(place.index)
 
-    def _read(self, session: Session, place: _Place) -> None:
+    def _read(self, session: Session, place: _Place, numbers: bool = True) -> None:
         (
             last, _,
             sent, bytes_sent, client_next, client_ack, client_window,
@@ -236,9 +248,10 @@ class BpfOffload(Offload):
         known, place.known = place.known, (sent, bytes_sent, received, bytes_received)
         if place.known == known:
             return
-        if session.protocol == TCP and sent != known[0]:
+        numbers = numbers and session.protocol == TCP
+        if numbers and sent != known[0]:
             session.client_next, session.client_ack, session.client_window = client_next, client_ack, client_window
-        if session.protocol == TCP and received != known[2]:
+        if numbers and received != known[2]:
             session.server_next, session.server_ack, session.server_window = server_next, server_ack, server_window
         self.account(
             session,

@@ -132,7 +132,8 @@ class Config(EngineConfig):
     server where firewalls share their sessions; without it each keeps its own. One of a pair has none: HA2 shares them.
 
     ``offload``: have BPF carry sessions, where it can be had; ``offload_sessions`` at a time, each from its packet
-    number ``offload_packets`` on.
+    number ``offload_packets`` on. To have a session carried and to take it back costs the processor what two of its
+    packets do (14 and 7 µs, measured); the 10 packets of a small web page are not worth a place.
 
     ``interfaces`` maps a routed firewall's interfaces to zones; traffic by any other is dropped. ``queue``, ``bypass``
     and ``fail_open`` are to agree with the arguments of :func:`firewall_vnf.routed.queue_rules`.

@@ -93,6 +93,22 @@ def test_the_kernel_carries_a_session_and_its_figures_are_the_wires(bench: Bench
     assert filters(bench) == ""
 
 
+def test_metrics_count_what_the_kernel_carries(bench: Bench) -> None:
+    bench.firewall(offload_packets=OFFLOAD_AT, management_address="10.100.0.21", metrics_interval=0.1)
+    sent = open_session(bench)
+
+    def busy() -> bool:
+        for _ in range(50):
+            bench.exchange(sent)
+        metrics = bench.metrics()
+        return metrics["panSessionThroughputPps"] > 0 and metrics["panSessionThroughputKbps"] > 0
+
+    before = bench.control.counters()["pkt_recv"]
+    wait_for(lambda: bench.metrics()["panSessionThroughputPps"] == 0)
+    wait_for(busy)
+    assert bench.control.counters()["pkt_recv"] == before
+
+
 def test_a_reset_outside_the_window_ends_no_offloaded_session(bench: Bench) -> None:
     bench.firewall(offload_packets=OFFLOAD_AT)
     sent = open_session(bench)
