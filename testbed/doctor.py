@@ -324,7 +324,7 @@ def check_controller(machine: Machine) -> Capability:
 
 def kernel_esp() -> bool:
     """Whether the kernel has IPsec's ESP; where not, strongSwan's userspace ESP serves."""
-    return bool(Machine().succeeds(*in_namespace(ESP_STATE)))
+    return bool(Machine().succeeds(*in_namespace(*KERNEL_ESP)))
 
 
 def check_esp(machine: Machine) -> Capability:
@@ -335,7 +335,7 @@ def check_esp(machine: Machine) -> Capability:
         return lacks("strongSwan is not installed")
     if not machine.exists(f"{STRONGSWAN_PLUGINS}/libstrongswan-openssl.so"):
         return lacks("strongSwan without its plugin openssl")
-    if machine.succeeds(*in_namespace(ESP_STATE)):
+    if machine.succeeds(*in_namespace(*KERNEL_ESP)):
         return Capability("IPsec", State.OK, "ESP with AES-GCM in the kernel")
     if not machine.exists(f"{STRONGSWAN_PLUGINS}/libstrongswan-kernel-libipsec.so"):
         return lacks("no ESP in this kernel, no userspace ESP")
@@ -437,9 +437,11 @@ def in_namespace(*commands: str) -> list[str]:
 STRONGSWAN = ("strongswan-charon", "strongswan-swanctl", "libstrongswan-standard-plugins", "libcharon-extra-plugins")
 STRONGSWAN_PLUGINS = "/usr/lib/ipsec/plugins"
 CLASSIFIER = "tc filter add dev lo ingress bpf direct-action bytecode '1,6 0 0 1,'"
-ESP_STATE = (
+#: What a tunnel of the kernel's takes: an SA, and an interface that leads into it.
+KERNEL_ESP = (
     "ip xfrm state add src 127.0.0.1 dst 127.0.0.2 proto esp spi 1 mode tunnel "
-    "aead 'rfc4106(gcm(aes))' 0x0102030405060708090a0b0c0d0e0f1011121314 128"
+    "aead 'rfc4106(gcm(aes))' 0x0102030405060708090a0b0c0d0e0f1011121314 128",
+    "ip link add ipsec0 type xfrm dev lo if_id 1",
 )
 _PROGRAMS = (
     # name, program, package, what is lost, essential

@@ -241,6 +241,7 @@ class Lab:
                     (None, port.name, mac_address(port.name)),
                     (host.pid, port.inner, mac_address(port.resource)),
                 )
+                nodes.no_ipv6(port.name)
                 netlink.link("set", index=netlink.link_lookup(ifname=port.name)[0], state="up")
                 bridge = network[bridges.bridge_name(element.name)]
                 nodes.register_link(network, (network[host.name], port.inner, None), (bridge, port.name, port.number))

@@ -6,14 +6,14 @@ of AWS             Application Load Balancer                    Network Load Bal
 HAProxy's mode     ``http``                                     ``tcp``
 algorithm          round robin, of requests                     flow hash, of connections
 idle timeout       60 s                                         350 s
-health check       HTTP, every 30 s, timeout 5 s, 5 up, 2 down  TCP, every 30 s, timeout 10 s, 3 up, 3 down
+health check       HTTP, every 30 s, timeout 5 s, 5 up, 2 down  TCP, every 30 s, timeout 10 s, 5 up, 2 down
 target sees        the load balancer's address, and the         the client's address; without
                    client's at the end of ``X-Forwarded-For``   ``preserve_client_ip`` the load balancer's
 =================  ===========================================  ==========================================
 
 Facts: AWS ELB guides, "Load balancer attributes", "Target group attributes", "Health checks for your target groups";
-the thresholds of a Network Load Balancer are the defaults of CDK and Terraform. ``preserve_client_ip.enabled`` is on by
-default for targets that are instances; ``routing.http.xff_header_processing.mode`` is ``append``.
+the API's reference, ``CreateTargetGroup``. ``preserve_client_ip.enabled`` is on by default for targets that are
+instances; ``routing.http.xff_header_processing.mode`` is ``append``.
 
 Simplified: HAProxy ends the client's TCP connection and makes one of its own to the target, where AWS's Network Load
 Balancer passes segments on. A target starts as healthy until its first check has ended. Where no target is healthy the
@@ -63,7 +63,7 @@ class HealthCheck:
 
 
 DEFAULT_CHECK: dict[Kind, HealthCheck] = {
-    "network": HealthCheck("TCP", 30, 10, 3, 3),
+    "network": HealthCheck("TCP", 30, 10, 5, 2),
     "application": HealthCheck("HTTP", 30, 5, 5, 2),
 }
 IDLE_TIMEOUT: dict[Kind, float] = {"network": 350, "application": 60}

@@ -9,6 +9,7 @@ from __future__ import annotations
 import subprocess
 from collections.abc import Iterable, Sequence
 from ipaddress import IPv4Address
+from pathlib import Path
 from typing import Any
 
 from mininet.link import Intf, Link
@@ -118,6 +119,13 @@ class RegisteredLink(Link):  # type: ignore[misc]
 def no_offload(interface_name: str) -> str:
     """Return the command after which the interface carries real packets, with checksums in them."""
     return f"ethtool -K {interface_name} tx off rx off tso off gso off gro off > /dev/null"
+
+
+def no_ipv6(interface: str) -> None:
+    """Keep the machine itself from speaking IPv6 by a switch's port: its router solicitations are not the lab's."""
+    setting = Path(f"/proc/sys/net/ipv6/conf/{interface}/disable_ipv6")
+    if setting.exists():
+        setting.write_text("1")
 
 
 def token_bucket(interface_name: str, rate: float) -> list[str]:

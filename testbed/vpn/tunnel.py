@@ -130,6 +130,7 @@ def end_commands(tunnel: Tunnel, side: Side, gateway: IPv4Address) -> Commands:
     proxy = ("conf.inside.proxy_arp=1", "neigh.inside.proxy_delay=0", "conf.all.send_redirects=0")
     return [
         ["sysctl", "-qw", *(f"net.ipv4.{setting}" for setting in settings + proxy)],
+        ["sysctl", "-eqw", "net.ipv6.conf.all.disable_ipv6=1"],
         ["ip", "link", "set", "lo", "up"],
         f"ip address replace {tunnel.outside(side)}/24 dev outside".split(),
         ["ip", "link", "set", "outside", "up"],

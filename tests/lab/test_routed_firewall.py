@@ -36,7 +36,7 @@ rules:
 BANNER = b"SSH-2.0-OpenSSH_9.2\r\n"
 
 
-def wait_for(condition: Callable[[], Any], seconds: float = 8.0) -> Any:
+def wait_for(condition: Callable[[], Any], seconds: float = 60.0) -> Any:
     deadline = time.monotonic() + seconds
     while not (result := condition()):
         assert time.monotonic() < deadline, "waited in vain"

@@ -61,8 +61,8 @@ listen web
     balance hash src,concat(:,sess.port)
     hash-type consistent sdbm avalanche
     source 0.0.0.0 usesrc clientip
-    server fw1 10.1.1.2:8001 check inter 30000ms rise 3 fall 3 on-marked-down shutdown-sessions
-    server fw2 10.1.2.2:8001 check inter 30000ms rise 3 fall 3 on-marked-down shutdown-sessions
+    server fw1 10.1.1.2:8001 check inter 30000ms rise 5 fall 2 on-marked-down shutdown-sessions
+    server fw2 10.1.2.2:8001 check inter 30000ms rise 5 fall 2 on-marked-down shutdown-sessions
 """
     )
 
@@ -120,7 +120,7 @@ def test_a_check_of_ones_own() -> None:
 
 
 def test_a_dead_target_is_out_after_its_failed_checks() -> None:
-    assert NETWORK.takes_out_within(GROUP) == 30 + 3 * (30 + 10)
+    assert NETWORK.takes_out_within(GROUP) == 30 + 2 * (30 + 10)
     assert APPLICATION.takes_out_within(GROUP, 100) == pytest.approx(0.3 + 2 * (0.3 + 0.5))
 
 

@@ -116,6 +116,13 @@ def test_the_customer_begins_and_amazon_waits() -> None:
     assert "rekey_time = 28530s" in customer
     assert "life_time = 3600s" in customer
     assert "if_id_in = 1" in customer
+    # AWS's defaults: AES-GCM and AES-CBC, SHA-1 to SHA-512, Diffie-Hellman groups 2, 14 to 24, and 5 in phase 2.
+    ike, esp = (re.search(rf"{kind}proposals = (.+)", customer)[1].split(",") for kind in (" ", "esp_"))
+    assert all(proposal.count("modp") == 9 and proposal.count("ecp") == 3 for proposal in ike)
+    assert all(proposal.count("modp") == 10 and "modp1536" in proposal for proposal in esp)
+    assert ike[0].startswith("aes128gcm16-aes256gcm16-prfsha256-prfsha384-prfsha512-prfsha1-ecp256-")
+    assert esp[0].startswith("aes128gcm16-aes256gcm16-ecp256-")
+    assert {one.partition("-ecp256")[0] for one in (ike[1], esp[1])} == {"aes128-aes256-sha256-sha384-sha512-sha1"}
     assert "if_id_in" not in swanctl_conf(tunnel(), Side.AMAZON, False)
 
 
@@ -125,6 +132,11 @@ def test_kernel_esp_differs_in_plugin_and_interface_only() -> None:
     assert "kernel-libipsec" not in kernel
     assert "type xfrm dev outside if_id 1" in kernel
     assert "tbf rate 125000000bit" in kernel
+
+
+def test_who_asks_often_is_not_ignored() -> None:
+    text = strongswan_conf(Side.AMAZON, False, None)
+    assert "  cookie_threshold = 0\n  block_threshold = 0\n" in text
 
 
 def test_the_end_that_waits_hears_once_it_has_loaded() -> None:
