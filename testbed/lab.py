@@ -345,9 +345,10 @@ class Lab:
                 self.firewalls[name] = Firewall(
                     self.hosts[name], self._firewall_process(name, settings), self.directory / name
                 )
-        seconds = [pair.firewalls[1] for pair in self._pairs()]
-        for name in self.firewalls.keys() - seconds:
-            self._start_firewall(name)
+        later = [pair.firewalls[1] for pair in self._pairs()]
+        for name in self.firewalls:
+            if name not in later:
+                self._start_firewall(name)
 
     def _start_firewall(self, name: str) -> None:
         self.appliances[name] = self.firewalls[name]
