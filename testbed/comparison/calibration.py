@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
-from testbed.comparison.headroom import Headroom
-from testbed.comparison.model import ACTIVE_PASSIVE, VPN, Settings
+from testbed.comparison.demand import allowed
+from testbed.comparison.model import ACTIVE_PASSIVE, VPN, Load, Settings
 from testbed.errors import MachineError
 from testbed.nodes import BUFFER, LEAST
 from testbed.progress import quantity
@@ -35,8 +35,8 @@ class Trial(Protocol):
     def unlimited(self, architecture: str) -> float:
         """Return what one firewall of an architecture carries without any limit, in bit/s."""
 
-    def loaded(self, architecture: str, firewalls: int, rate_scale: float) -> Headroom:
-        """Return what the machine has left while so many firewalls carry all they are rated for."""
+    def loaded(self, architecture: str, firewalls: int, rate_scale: float) -> Load:
+        """Offer so many firewalls more than they are rated for."""
 
 
 def calibrate(trial: Trial, settings: Settings, most: Mapping[str, int]) -> Calibration:
@@ -73,7 +73,9 @@ def calibrate(trial: Trial, settings: Settings, most: Mapping[str, int]) -> Cali
         )
     reason = f"{tightest} with {largest[tightest]} firewalls is the tightest ({shown})"
     for name in order:
-        while trial.loaded(name, largest[name], scale).exhausted(settings):
+        while trial.loaded(name, largest[name], scale).limited_by_machine(
+            allowed(name, largest[name], settings, scale), settings
+        ):
             point = f"{name} with {largest[name]} firewalls"
             lower = _round_down(scale * 0.9)
             if not _can_be_emulated(lower, settings):

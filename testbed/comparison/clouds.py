@@ -38,7 +38,8 @@ from topologies.sizing import MOST_ACTIVE_PASSIVE, with_firewalls
 from topologies.walk import address_for
 
 MTU = 1500
-ETHERNET, UDP = 14, 17
+ETHERNET, TCP, UDP = 14, 6, 17
+SYN = 0x02
 #: Seconds of paced flows before the failure, and after it beside those of the settings: a Network Load Balancer's
 #: health checks, the slowest to notice, take a dead target out within 15 s at time scale 10.
 BEFORE, AFTER = 3.0, 20.0
@@ -119,14 +120,19 @@ class LabCloud:
         return Wire(encapsulation, packet_length(largest) - inner, encapsulation == "ESP", self.intact())
 
     def intact(self) -> bool:
-        """Compare what some paced flows' client receives with what servers send; so few that no capture loses one."""
+        """Compare what some paced flows' client receives with what servers send; so few that no capture loses one.
+
+        Packets of flows from before may still wait in queues; those were sent before the captures began.
+        """
         with ExitStack() as stack:
             sending = [stack.enter_context(Tap(self.lab.host(name).pid, "eth0")) for name in self.servers]
             receiving = stack.enter_context(Tap(self.lab.host(self.client).pid, "eth0"))
             with downloads.loading(self.lab.host(self.client), self.address, 1.0, 8, "/paced"):
                 pass
             own = self.lab.host(self.client).address.packed
-            arrived = {invariable(frame) for frame in packets(receiving) if frame[30:34] == own}
+            mine = [frame for frame in packets(receiving) if frame[30:34] == own and frame[23] == TCP]
+            begun = {client_port(frame) for frame in mine if segment(frame)[13] & SYN}
+            arrived = {invariable(frame) for frame in mine if client_port(frame) in begun}
             sent = {invariable(frame) for tap in sending for frame in packets(tap)}
         return bool(arrived) and arrived <= sent
 
@@ -189,6 +195,16 @@ def packets(tap: Tap) -> list[bytes]:
     return [frame for _, frame in tap.read() if packet_length(frame)]
 
 
+def segment(frame: bytes) -> bytes:
+    """Return what follows a frame's IPv4 header."""
+    return frame[ETHERNET + 4 * (frame[14] & 0x0F) :]
+
+
+def client_port(frame: bytes) -> bytes:
+    """Return the destination port of a segment to a client."""
+    return segment(frame)[2:4]
+
+
 def invariable(frame: bytes) -> bytes:
     """Return a frame's IPv4 packet without what each router changes: the TTL, and the header's checksum for it."""
     packet = bytearray(frame[ETHERNET : ETHERNET + packet_length(frame)])
@@ -198,8 +214,8 @@ def invariable(frame: bytes) -> bytes:
 
 def port_of(frame: bytes) -> int:
     """Return the destination port of a frame's UDP or TCP packet, or the source's where that is well known."""
-    start = ETHERNET + 4 * (frame[14] & 0x0F)
-    ports = [int.from_bytes(frame[at : at + 2], "big") for at in (start, start + 2)]
+    behind = segment(frame)
+    ports = [int.from_bytes(behind[at : at + 2], "big") for at in (0, 2)]
     return next((port for port in ports if port in (6081, 4500)), ports[1])
 
 
@@ -262,9 +278,9 @@ class LabTrial:
         with LabArchitecture(architecture, free).build(1, 1.0) as cloud:
             return cloud.throughput(8, TRIAL).rate
 
-    def loaded(self, architecture: str, firewalls: int, rate_scale: float) -> Headroom:
+    def loaded(self, architecture: str, firewalls: int, rate_scale: float) -> Load:
         with LabArchitecture(architecture, self.settings).build(firewalls, rate_scale) as cloud:
-            return cloud.throughput(self.settings.flows, TRIAL).headroom
+            return cloud.throughput(self.settings.flows, TRIAL)
 
 
 def calibrator(settings: Settings) -> Callable[[], Calibration]:

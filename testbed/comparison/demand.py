@@ -34,6 +34,18 @@ def rated(architecture: str, settings: Settings) -> Sizing:
     return Sizing(architecture, capacity, 1 if architecture == ACTIVE_PASSIVE else None)
 
 
+def allowed(architecture: str, firewalls: int, settings: Settings, rate_scale: float) -> float:
+    """Return what so many firewalls carry together by their ratings, in bit/s of the lab."""
+    sizing = rated(architecture, settings)
+    return sizing.capacity * min(firewalls, sizing.most or firewalls) * rate_scale
+
+
+def allowed_flow(architecture: str, settings: Settings, rate_scale: float) -> float:
+    """Return what a single flow is carried with by the ratings, in bit/s of the lab."""
+    limits = [settings.rating, *([settings.tunnel_rate] if architecture == VPN else [])]
+    return min(limits) * rate_scale
+
+
 def measured(one: Point, rate_scale: float) -> Sizing:
     """Size by what one firewall of the architecture carried."""
     most = 1 if one.architecture == ACTIVE_PASSIVE else None

@@ -15,6 +15,8 @@ from typing import Protocol
 
 from testbed.comparison.headroom import Headroom
 
+#: Flows that get so much of what queues allow are limited by those: headers and acknowledgements take the rest.
+REACHED = 0.8
 GWLB, VPN, ACTIVE_PASSIVE, SANDWICH = "gwlb", "vpn-ecmp", "active-passive", "sandwich"
 
 
@@ -61,6 +63,14 @@ class Load:
 
     rate: float
     headroom: Headroom
+
+    def limited_by_machine(self, allowed: float, settings: Settings) -> bool:
+        """Whether the machine was the limit: little was left of it, and the flows got less than queues *allowed*.
+
+        A thread that polls is busy long before it is the limit: each time that it wakes up, Open vSwitch's looks at
+        all ports.
+        """
+        return self.headroom.exhausted(settings) and self.rate < REACHED * allowed
 
 
 @dataclass(frozen=True)

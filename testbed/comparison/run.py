@@ -9,6 +9,7 @@ from datetime import datetime, timezone
 from typing import Any
 
 from testbed import manifest, report
+from testbed.comparison import demand
 from testbed.comparison import report as comparison_report
 from testbed.comparison import store as stores
 from testbed.comparison.calibration import Calibration
@@ -140,7 +141,10 @@ def measure(architecture: Architecture, firewalls: int, rate_scale: float, setti
         cpu_seconds_per_gigabyte=(None if unloaded.idle_share < settings.idle_share else spent / (together.rate / 8e9)),
         idle_share=min(load.idle_share for load in loads),
         thread_share=max(load.thread_share for load in loads),
-        machine_limited=any(load.exhausted(settings) for load in loads),
+        machine_limited=(
+            single.limited_by_machine(demand.allowed_flow(architecture.name, settings, rate_scale), settings)
+            or together.limited_by_machine(demand.allowed(architecture.name, firewalls, settings, rate_scale), settings)
+        ),
         time=tools.now().isoformat(timespec="seconds"),
         duration=tools.clock() - start,
     )

@@ -94,6 +94,15 @@ class Connection:
         return self.amazon_asn if side is Side.AMAZON else self.customer_asn
 
 
+#: ECMP is by addresses and ports; the Transit Gateway hashes the protocol as well (Linux's ip-sysctl, hash fields). All
+#: namespaces have the kernel's one seed, so a firewall that hashed the same would send all that one tunnel of its own
+#: brings back into one tunnel, and never use the other.
+HASH = {
+    Side.AMAZON: ("fib_multipath_hash_policy=1",),
+    Side.CUSTOMER: ("fib_multipath_hash_policy=3", "fib_multipath_hash_fields=0x33"),
+}
+
+
 def other(side: Side) -> Side:
     """Return the far side."""
     return Side.CUSTOMER if side is Side.AMAZON else Side.AMAZON
@@ -107,8 +116,8 @@ def joining(tunnel: Tunnel, router: int, end: int) -> Commands:
 
 
 def router_commands(tunnels: Iterable[Tunnel], side: Side) -> Commands:
-    """Return the commands for a router's namespace: forwarding, ECMP by the 5-tuple, the tunnels' interfaces."""
-    settings = ("ip_forward=1", "fib_multipath_hash_policy=1", "conf.all.rp_filter=0", "conf.default.rp_filter=0")
+    """Return the commands for a router's namespace: forwarding, ECMP, the tunnels' interfaces."""
+    settings = ("ip_forward=1", *HASH[side], "conf.all.rp_filter=0", "conf.default.rp_filter=0")
     commands = [["sysctl", "-qw", *(f"net.ipv4.{setting}" for setting in settings)]]
     for tunnel in tunnels:
         commands += [

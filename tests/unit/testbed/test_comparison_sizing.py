@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 import pytest
 
 from testbed.comparison.calibration import SLOWEST_TUNNEL, calibrate, tunnel_scale
-from testbed.comparison.demand import Sizing, rated
+from testbed.comparison.demand import Sizing, allowed, allowed_flow, rated
 from testbed.comparison.headroom import Headroom
-from testbed.comparison.model import ACTIVE_PASSIVE, GWLB, SANDWICH, VPN, Settings
+from testbed.comparison.model import ACTIVE_PASSIVE, GWLB, SANDWICH, VPN, Load, Settings
 from testbed.errors import MachineError
 
 
@@ -25,6 +25,18 @@ from testbed.errors import MachineError
 def test_firewalls_for_a_demand(architecture: str, counts: list[int | None]) -> None:
     sizing = rated(architecture, Settings(rating=5e9))
     assert [sizing.needed(demand) for demand in (1e9, 5e9, 5.1e9, 10e9, 20e9)] == counts
+
+
+def test_what_queues_allow() -> None:
+    assert [allowed(name, 4, Settings(), 0.01) for name in (GWLB, VPN, ACTIVE_PASSIVE)] == [200e6, 100e6, 50e6]
+    assert [allowed_flow(name, Settings(), 0.01) for name in (GWLB, VPN)] == [50e6, 12.5e6]
+
+
+def test_a_busy_machine_is_not_the_limit_where_queues_are_full() -> None:
+    busy, idle = Headroom(1.5, 0.1, 0.99), Headroom(0.5, 0.5, 0.5)
+    assert Load(79.0, busy).limited_by_machine(100.0, Settings())
+    assert not Load(81.0, busy).limited_by_machine(100.0, Settings())
+    assert not Load(10.0, idle).limited_by_machine(100.0, Settings())
 
 
 def test_a_firewall_slower_than_its_tunnels_is_the_limit() -> None:
@@ -51,9 +63,11 @@ class Machine:
     def unlimited(self, architecture: str) -> float:
         return self.tunnel if architecture == VPN else self.plain
 
-    def loaded(self, architecture: str, firewalls: int, rate_scale: float) -> Headroom:
+    def loaded(self, architecture: str, firewalls: int, rate_scale: float) -> Load:
         self.tried.append((architecture, firewalls, rate_scale))
-        return Headroom(1.0, 0.1 if architecture == VPN and rate_scale > self.limit else 0.4, 0.5)
+        limited = architecture == VPN and rate_scale > self.limit
+        rate = allowed(architecture, firewalls, Settings(), rate_scale)
+        return Load(rate / 2 if limited else rate, Headroom(1.0, 0.1, 0.5))
 
 
 def test_tunnels_are_what_fits_least() -> None:

@@ -92,7 +92,9 @@ def test_commands() -> None:
             "8",
         ]
     ]
-    assert "net.ipv4.fib_multipath_hash_policy=1" in router_commands([tunnel()], Side.AMAZON)[0]
+    amazon, customer = (router_commands([tunnel()], side)[0] for side in Side)
+    assert "net.ipv4.fib_multipath_hash_policy=1" in amazon
+    assert "net.ipv4.fib_multipath_hash_fields=0x33" in customer  # two routers that hash alike would choose alike
     end = [" ".join(command) for command in end_commands(tunnel(), Side.CUSTOMER, IPv4Address("100.64.1.254"))]
     assert "ip rule add pref 101 iif inside unreachable" in end
     assert end[-1].endswith("--set-mss 1406")
