@@ -58,8 +58,8 @@ def strongswan_conf(side: Side, kernel_esp: bool, rate: float | None, time_scale
     """Return ``strongswan.conf`` of an end, with paths as charon sees them: its directory is its ``/run``.
 
     *rate* is the tunnel's limit in bit/s, or None. A dead peer is noticed in 30 s: asked after 10 s of silence, and
-    asked three times more in the 20 s after that; all divided by *time_scale*. The only peer is not ignored or tested
-    (strongSwan's thresholds against floods) when a slow machine makes it ask often.
+    asked three times more in the 20 s after that; all divided by *time_scale*. strongSwan's thresholds against floods
+    are off, as a precaution: there is only one peer, and a tunnel has stayed down on a slow machine, twice, unexplained.
     """
     kernel = "kernel-netlink" if kernel_esp else "kernel-libipsec kernel-netlink"
     device = [] if not kernel_esp else ["ip link add ipsec0 type xfrm dev outside if_id 1"]
@@ -304,8 +304,8 @@ class TunnelEnd(Part):
     def end(self) -> None:
         """Kill charon, which has nothing to keep.
 
-        Asked to end while its peer closes the tunnel, which it would begin again (``close_action``), 5.9.8 looks
-        through its SAs for ever (in ``libcharon_deinit``).
+        Asked to end while its peer closes the tunnel, 5.9.8 sometimes spins for ever in ``libcharon_deinit``; perhaps
+        because it would begin the tunnel again (``close_action``).
         """
         self.process.kill()
 
