@@ -59,7 +59,7 @@ def strongswan_conf(side: Side, kernel_esp: bool, rate: float | None, time_scale
 
     *rate* is the tunnel's limit in bit/s, or None. A dead peer is noticed in 30 s: asked after 10 s of silence, and
     asked three times more in the 20 s after that; all divided by *time_scale*. strongSwan's thresholds against floods
-    are off, as a precaution: there is only one peer, and a tunnel has stayed down on a slow machine, twice, unexplained.
+    are off, as a precaution: there is one peer only, and a tunnel stayed down twice on a slow machine, unexplained.
     """
     kernel = "kernel-netlink" if kernel_esp else "kernel-libipsec kernel-netlink"
     device = [] if not kernel_esp else ["ip link add ipsec0 type xfrm dev outside if_id 1"]
