@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from testbed.comparison.demand import allowed
-from testbed.comparison.model import ACTIVE_PASSIVE, VPN, Load, Settings
+from testbed.comparison.model import VPN, Load, Settings
 from testbed.errors import MachineError
 from testbed.nodes import BUFFER, LEAST
 from testbed.progress import quantity
@@ -53,13 +53,10 @@ def calibrate(trial: Trial, settings: Settings, most: Mapping[str, int]) -> Cali
     largest = {
         name: max(number for number in settings.firewalls if number <= most[name]) for name in settings.architectures
     }
-    fits = {}
-    for name, number in largest.items():
-        if name == VPN:
-            carried, each = tunnel, min(settings.rating, settings.tunnels * settings.tunnel_rate)
-        else:
-            carried, each = plain, settings.rating
-        fits[name] = SHARE * (carried or 0.0) / (each * (1 if name == ACTIVE_PASSIVE else number))
+    fits = {
+        name: SHARE * ((tunnel if name == VPN else plain) or 0.0) / allowed(name, number, settings, 1.0)
+        for name, number in largest.items()
+    }
     order = sorted(fits, key=lambda name: fits[name])
     tightest = order[0]
     scale = min(_round_down(fits[tightest]), 1.0)
