@@ -19,6 +19,7 @@ PLAIN_WIDTH = 120
 def command(
     scenario: str = typer.Argument(help="a name of `bumpwire list`, or the path of a script of your own"),
     settings: list[str] = typer.Option([], "--set", metavar="KEY=VALUE", help="change an option; may be repeated"),
+    full: bool = typer.Option(False, "--full", help="the long form, of scenarios that have one: --set full=true"),
     json_file: Path | None = typer.Option(None, "--json", metavar="FILE", help="write result.json there as well"),
     repeats: int = typer.Option(1, min=1, help="how often each measurement is taken; the median counts"),
     results: Path = typer.Option(Path("results"), metavar="DIR", help="where the results' folder is made"),
@@ -26,7 +27,7 @@ def command(
 ) -> None:
     """Run a scenario; exits with 0 when every check held, and 1 when one did not."""
     found = scenarios.find(scenario)
-    options = scenarios.parse_options(found, settings)
+    options = scenarios.parse_options(found, [*settings, "full=true"] if full else settings)
     doctor.require(*NEEDS, "iperf3", "ping")  # before anything is built, not in the middle of a story
     console = Console(width=None if sys.stdout.isatty() else PLAIN_WIDTH)
     passed = scenarios.execute(

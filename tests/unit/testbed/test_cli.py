@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from testbed import cli, doctor, journal
+from testbed import cli, doctor, journal, scenario
 
 
 def run(*words: str, monkeypatch: pytest.MonkeyPatch) -> int:
@@ -68,6 +68,17 @@ def test_an_unknown_scenario_is_exit_2_with_a_suggestion(
 ) -> None:
     assert run("run", "est-west", monkeypatch=monkeypatch) == 2
     assert capsys.readouterr().err == "bumpwire: no scenario 'est-west'; did you mean east-west?\n"
+
+
+def test_the_long_form_of_a_scenario(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    given: list[object] = []
+    monkeypatch.setattr(doctor, "require", lambda *needs: None)
+    monkeypatch.setattr(scenario, "execute", lambda found, options, *_, **__: given.append(options["full"]) or True)
+    assert run("run", "compare", "--full", monkeypatch=monkeypatch) == 0
+    assert run("run", "compare", monkeypatch=monkeypatch) == 0
+    assert given == [True, False]
+    assert run("run", "policy", "--full", monkeypatch=monkeypatch) == 2
+    assert capsys.readouterr().err == "bumpwire: --set full=true: policy has no option 'full'; it has none\n"
 
 
 def test_an_unknown_topology_is_exit_2(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
