@@ -21,6 +21,8 @@ from firewall_vnf.session_store import Change, StoreError
 TIMEOUT = 0.05
 #: Seconds that the writing thread may wait, and that closing may take.
 PATIENCE = 1.0
+#: Changes that one round trip makes, at least where so many wait.
+BATCH = 1000
 
 
 class RedisBackend:
@@ -64,21 +66,38 @@ class RedisBackend:
             self._waiting.put(None, timeout=PATIENCE)
             self._thread.join(PATIENCE)
 
+    def _next(self) -> tuple[list[Change], bool]:
+        """Wait for changes. Return them, with more that wait, and whether others may follow."""
+        changes: list[Change] = []
+        waiting = self._waiting.get()
+        while waiting is not None:
+            changes += waiting
+            if len(changes) >= BATCH or self._waiting.empty():
+                return changes, True
+            waiting = self._waiting.get()
+        return changes, False
+
     def _run(self) -> None:
-        while (changes := self._waiting.get()) is not None:
-            try:
-                with self._writer.pipeline(transaction=False) as pipeline:
-                    for key, record, lifetime in changes:
-                        if record is None:
-                            pipeline.delete(key)
-                        else:
-                            pipeline.set(key, record, ex=lifetime)
-                    pipeline.execute()
-            except (redis.RedisError, OSError) as error:
-                self.lost += len(changes)
-                self.error = " ".join(str(error).split())
-            else:
-                self.error = None
+        more = True
+        while more:
+            changes, more = self._next()
+            if changes:
+                self._write(changes)
+
+    def _write(self, changes: Sequence[Change]) -> None:
+        try:
+            with self._writer.pipeline(transaction=False) as pipeline:
+                for key, record, lifetime in changes:
+                    if record is None:
+                        pipeline.delete(key)
+                    else:
+                        pipeline.set(key, record, ex=lifetime)
+                pipeline.execute()
+        except (redis.RedisError, OSError) as error:
+            self.lost += len(changes)
+            self.error = " ".join(str(error).split())
+        else:
+            self.error = None
 
 
 def _client(url: str, timeout: float) -> redis.Redis:

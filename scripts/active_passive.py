@@ -200,6 +200,7 @@ def hand_back(lab: Lab, active: str, passive: str) -> None:
 
 def capacity(run: Run, lab: Lab, client: Host, server: Host, seconds: float, rate_scale: float) -> None:
     """Load a zone's pair with what the attachment carries, then with a firewall's rating, then without the passive."""
+    run.results.manifest["rate_scale"] = rate_scale
     settings = Settings()
     rating, attachment = settings.rating * rate_scale, settings.attachment_rate * rate_scale
     active, passive = roles(lab, "a")

@@ -82,6 +82,7 @@ def story(
             except MachineError as error:
                 run.check("this machine carries all tunnels at once", False, str(error))
             else:
+                run.results.manifest["rate_scale"] = scale
                 compare_rates(run, lab, streams * firewalls, RATE * scale)
         with run.chapter("a tunnel dies"):
             cut(run, lab, requests * firewalls)

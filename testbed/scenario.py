@@ -153,7 +153,7 @@ def execute(
         "time": start.isoformat(timespec="seconds"),
         "options": {key: str(value) for key, value in options.items()},
         "repeats": repeats,
-        "rate_scale": None,  # nothing in this lab emulates a product's rate limit yet
+        "rate_scale": None,  # a story that limits rates says it
     }
     run = Run(results, Narrator(console), repeats, datapath)
     run.narrator.title(scenario.description)

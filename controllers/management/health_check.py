@@ -54,6 +54,10 @@ class Node:
 
         *timeout* is in seconds, of the whole check.
         """
+        if check.protocol != "TCP" and self._session is None:
+            # Not in the check's time: the library takes a while to import. What else the process does goes on.
+            aiohttp = await asyncio.to_thread(importlib.import_module, "aiohttp")
+            self._session = self._session or self._open(aiohttp)
         probe = self._connect(target, check.port) if check.protocol == "TCP" else self._request(target, check)
         try:
             return await within(timeout, probe)
@@ -73,10 +77,6 @@ class Node:
             await asyncio.get_running_loop().sock_connect(connection, (target, port))
 
     async def _request(self, target: str, check: HealthCheck) -> str | None:
-        if self._session is None:
-            # The library takes a while to import; what else the process does goes on.
-            aiohttp = await asyncio.to_thread(importlib.import_module, "aiohttp")
-            self._session = self._session or self._open(aiohttp)
         url = f"{check.protocol.lower()}://{target}:{check.port}{check.path}"
         try:
             async with self._session.get(url, allow_redirects=False) as response:

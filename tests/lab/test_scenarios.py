@@ -63,6 +63,7 @@ def test_scenario_of_the_managed_service(name: str, settings: list[str], tmp_pat
 def test_scenario_of_an_older_architecture(name: str, settings: list[str], tmp_path: Path) -> None:
     passed, result = run(find(name), tmp_path, *settings)
     assert passed, [check for check in result["checks"] if not check["passed"]]
+    assert (result["manifest"]["rate_scale"] is None) == (name == "sandwich")
     (directory,) = tmp_path.iterdir()
     assert list(directory.glob("*firewalls/fw1/traffic.jsonl"))
 

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import importlib
 import socket
 import ssl
 import subprocess
+import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -152,6 +155,17 @@ def test_a_port_that_refuses_fails(protocol: str) -> None:
 @pytest.mark.parametrize("protocol", ["HTTP", "HTTPS"])
 def test_a_target_that_accepts_and_never_answers_fails_after_the_timeout(protocol: str) -> None:
     assert checked(silent, SHORT, protocol=protocol) == "timed out"
+
+
+def test_the_library_s_import_is_not_in_the_check_s_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = importlib.import_module
+
+    def slow(name: str) -> ModuleType:
+        time.sleep(6 * SHORT)
+        return real(name)
+
+    monkeypatch.setattr(importlib, "import_module", slow)
+    assert checked(answering(status(503)), 5 * SHORT, protocol="HTTP") == "HTTP 503"
 
 
 def test_a_node_without_its_address_fails_the_check() -> None:
