@@ -25,12 +25,19 @@ from topologies.fabric import node_addresses
 from topologies.model import HealthCheck
 
 USER_AGENT = "ELB-HealthChecker/2.0"
+#: Seconds that a check may take however ``time_scale`` divides: shorter minutes make no target answer faster.
+LEAST_TIMEOUT = 0.5
 
 
 def matches(matcher: str, status: int) -> bool:
     """Return whether *status* is one of a matcher's codes: ``200``, ``200,202``, ``200-399``."""
     ranges = (part.split("-") for part in matcher.split(","))
     return any(int(codes[0]) <= status <= int(codes[-1]) for codes in ranges)
+
+
+def timeout(check: HealthCheck, time_scale: float) -> float:
+    """Return the seconds that *check* may take."""
+    return max(check.timeout_seconds / time_scale, LEAST_TIMEOUT)
 
 
 def words(error: OSError) -> str:
@@ -159,7 +166,7 @@ class HealthChecks:
                 continue
             started = self._service.clock()
             address = str(self._service.topology.gateway_load_balancers[gwlb].appliances[target].address)
-            failure = await node.check(address, group.check, group.check.timeout_seconds / self._service.time_scale)
+            failure = await node.check(address, group.check, timeout(group.check, self._service.time_scale))
             if self._service.checked(gwlb, az, target, failure, started) and self._publication is None:
                 # What other checks find out in the same turn of the loop is published with it.
                 self._publication = self._loop.call_soon(self._publish)
