@@ -165,9 +165,9 @@ class BgpSpeaker(Part):
             )
 
     def ready(self) -> bool:
-        """Whether all its sessions are established."""
+        """Whether all its sessions are established and have brought their routes, which takes a moment more."""
         sessions = self.sessions()
-        return bool(sessions) and all(session.established for session in sessions)
+        return bool(sessions) and all(session.established and session.imported for session in sessions)
 
     def sessions(self) -> list[Session]:
         """Return its sessions; none where BIRD does not answer."""
