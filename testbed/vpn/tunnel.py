@@ -94,11 +94,12 @@ class Connection:
         return self.amazon_asn if side is Side.AMAZON else self.customer_asn
 
 
-#: ECMP is by addresses and ports; the Transit Gateway hashes the protocol as well (Linux's ip-sysctl, hash fields). All
-#: namespaces have the kernel's one seed, so a firewall that hashed the same would send all that one tunnel of its own
-#: brings back into one tunnel, and never use the other.
+#: ECMP is by fields of the packet (policy 3, Linux's ip-sysctl): addresses and ports, at the Transit Gateway the
+#: protocol as well. All namespaces have the kernel's one seed, so a firewall that hashed the same would send all that
+#: one tunnel of its own brings back into one tunnel, and never use the other. Policy 1 is no 5-tuple here: over the
+#: kernel datapath a packet brings a random hash of the socket that sent it, and policy 1 takes that (``skb->l4_hash``).
 HASH = {
-    Side.AMAZON: ("fib_multipath_hash_policy=1",),
+    Side.AMAZON: ("fib_multipath_hash_policy=3", "fib_multipath_hash_fields=0x37"),
     Side.CUSTOMER: ("fib_multipath_hash_policy=3", "fib_multipath_hash_fields=0x33"),
 }
 

@@ -93,7 +93,9 @@ def test_commands() -> None:
         ]
     ]
     amazon, customer = (router_commands([tunnel()], side)[0] for side in Side)
-    assert "net.ipv4.fib_multipath_hash_policy=1" in amazon
+    for policy in (amazon, customer):  # of the packet's own fields, not of the hash that its sender's socket gave it
+        assert "net.ipv4.fib_multipath_hash_policy=3" in policy
+    assert "net.ipv4.fib_multipath_hash_fields=0x37" in amazon
     assert "net.ipv4.fib_multipath_hash_fields=0x33" in customer  # two routers that hash alike would choose alike
     end = [" ".join(command) for command in end_commands(tunnel(), Side.CUSTOMER, IPv4Address("100.64.1.254"))]
     assert "ip rule add pref 101 iif inside unreachable" in end
