@@ -30,8 +30,8 @@ from testbed.watch import parse
 GROUP = "gwlb-asg"
 #: Bits per second, and flows, of a step of the load: one step is enough for 3 firewalls, two are for 6.
 STEP, STREAMS = 55e6, 12
-#: Seconds that the group may take to follow, on a slow machine too.
-PATIENCE = 120.0
+#: Seconds that the group may take to follow, of the service's time, on a slow machine too.
+PATIENCE = 7200.0
 #: Seconds between two looks at the firewalls.
 LOOK = 0.25
 THROUGHPUT, SESSIONS = "panSessionThroughputKbps", "panSessionActive"
@@ -49,16 +49,16 @@ def story(run: Run, flows: int = 40, time_scale: float = 60) -> None:
         with run.flows(web2, app1, tcp=0) as opened:
             with run.flows(web1, app2, tcp=flows, connect_every=None) as kept:
                 # New flows come with each step; those that there are stay where they are.
-                with load(web1, app2, steps=1):
+                with load(lab, steps=1):
                     group.wait("the first step out", lambda now: now.in_service > least)
                     more = group.now.in_service
-                with load(web1, app2, steps=2):
+                with load(lab, steps=2):
                     group.wait("the second step out", lambda now: more < now.desired == now.in_service)
-                with load(web1, app2, steps=2):
+                with load(lab, steps=2):
                     group.wait("all firewalls to take flows", lambda now: len(now.busy("InService")) == now.in_service)
                     group.rest(3)
                     most = group.now.in_service
-                with load(web1, app2, steps=1):
+                with load(lab, steps=1):
                     group.wait("the first step in", lambda now: now.desired < most)
                 group.wait("the second step in", lambda now: now.desired == least)
                 group.rest(2)
@@ -87,14 +87,15 @@ def story(run: Run, flows: int = 40, time_scale: float = 60) -> None:
 
 
 @contextmanager
-def load(client: Host, server: Host, steps: int) -> Iterator[None]:
-    """Offer so many steps of load for as long as the block lasts."""
+def load(lab: Lab, steps: int) -> Iterator[None]:
+    """Offer so many steps of load from web1 to app2 for as long as the block lasts."""
+    client, server, most = lab.host("web1"), lab.host("app2"), 4 * PATIENCE / lab.time_scale
     iperf = [program("iperf3"), "-4"]
     send = [*iperf, "--client", str(server.address), "--udp", "--bitrate", f"{STEP / STREAMS:.0f}"]
     title = f"load {client.name} → {server.name}"
     with Child(server, f"{title}, server", [*iperf, "--server", "--one-off"]) as receiver:
         receiver.wait_listening(iperf3.PORT)
-        with Child(client, title, [*send, "--parallel", str(steps * STREAMS), "--time", f"{4 * PATIENCE:.0f}"]):
+        with Child(client, title, [*send, "--parallel", str(steps * STREAMS), "--time", f"{most:.0f}"]):
             yield
 
 
@@ -148,7 +149,7 @@ class Watched:
         def seen() -> bool:
             return time.monotonic() > self.now.time + LOOK and condition(self.look())
 
-        self._lab.wait(seen, what, PATIENCE)
+        self._lab.wait(seen, what, PATIENCE / self._lab.time_scale)
 
     def rest(self, seconds: float) -> None:
         """Let the group be for a while."""
