@@ -50,7 +50,7 @@ MARKER = "PLAINTEXTMARKER"
 ENCRYPTED = "esp or udp port 4500 or udp port 500 or arp"
 SYN = "tcp[tcpflags] & (tcp-syn|tcp-ack) == tcp-syn"
 #: ECMP by source address, protocol and source port, which are others on the way back (Linux's ip-sysctl, hash fields).
-BY_SOURCE = ("net.ipv4.fib_multipath_hash_policy=3", "net.ipv4.fib_multipath_hash_fields=0x15")
+BY_SOURCE = "net.ipv4.fib_multipath_hash_fields=0x15"
 #: What BGP and a busy machine may add to the hold time, in seconds.
 SLACK = 3.0
 #: The parts of its tunnel's limit that one flow gets: headers are not counted, a burst adds to it.
@@ -280,7 +280,7 @@ def lose(run: Run, lab: Lab, requests: int) -> None:
     with source_log.application(app2, PORT):
         alike = source_log.request(web1, app2.address, PORT, count=requests, timeout=1)
         before = strays(lab)
-        lab.host(vpn_router("tgw")).run(["sysctl", "-qw", *BY_SOURCE])
+        lab.host(vpn_router("tgw")).run(["sysctl", "-qw", BY_SOURCE])
         answers = source_log.request(web1, app2.address, PORT, count=requests, timeout=1)
     for words, found in (("alike", alike), ("not alike", answers)):
         share = 100 * len(found.failed) / requests

@@ -15,7 +15,7 @@ import importlib
 import os
 import socket
 import ssl
-from collections.abc import Mapping
+from collections.abc import Coroutine, Mapping
 from typing import Any
 
 from controllers.management.namespace import Namespace, NamespaceError
@@ -35,7 +35,7 @@ def matches(matcher: str, status: int) -> bool:
     return any(int(codes[0]) <= status <= int(codes[-1]) for codes in ranges)
 
 
-def timeout(check: HealthCheck, time_scale: float) -> float:
+def scaled_timeout(check: HealthCheck, time_scale: float) -> float:
     """Return the seconds that *check* may take."""
     return max(check.timeout_seconds / time_scale, LEAST_TIMEOUT)
 
@@ -61,11 +61,12 @@ class Node:
 
         *timeout* is in seconds, of the whole check.
         """
-        if check.protocol != "TCP" and self._session is None:
-            # Not in the check's time: the library takes a while to import. What else the process does goes on.
-            aiohttp = await asyncio.to_thread(importlib.import_module, "aiohttp")
-            self._session = self._session or self._open(aiohttp)
-        probe = self._connect(target, check.port) if check.protocol == "TCP" else self._request(target, check)
+        probe: Coroutine[Any, Any, str | None]
+        if check.protocol == "TCP":
+            probe = self._connect(target, check.port)
+        else:
+            await self._import()  # not in the check's time
+            probe = self._request(target, check)
         try:
             return await within(timeout, probe)
         except asyncio.TimeoutError:
@@ -78,6 +79,12 @@ class Node:
     async def close(self) -> None:
         if self._session:
             await self._session.close()
+
+    async def _import(self) -> None:
+        if self._session is None:
+            # The library takes a while to import; what else the process does goes on.
+            aiohttp = await asyncio.to_thread(importlib.import_module, "aiohttp")
+            self._session = self._session or self._open(aiohttp)
 
     async def _connect(self, target: str, port: int) -> None:
         with self._namespace.socket(address=self._address) as connection:
@@ -166,7 +173,7 @@ class HealthChecks:
                 continue
             started = self._service.clock()
             address = str(self._service.topology.gateway_load_balancers[gwlb].appliances[target].address)
-            failure = await node.check(address, group.check, timeout(group.check, self._service.time_scale))
+            failure = await node.check(address, group.check, scaled_timeout(group.check, self._service.time_scale))
             if self._service.checked(gwlb, az, target, failure, started) and self._publication is None:
                 # What other checks find out in the same turn of the loop is published with it.
                 self._publication = self._loop.call_soon(self._publish)

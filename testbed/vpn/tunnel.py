@@ -98,10 +98,7 @@ class Connection:
 #: protocol as well. All namespaces have the kernel's one seed, so a firewall that hashed the same would send all that
 #: one tunnel of its own brings back into one tunnel, and never use the other. Policy 1 is no 5-tuple here: over the
 #: kernel datapath a packet brings a random hash of the socket that sent it, and policy 1 takes that (``skb->l4_hash``).
-HASH = {
-    Side.AMAZON: ("fib_multipath_hash_policy=3", "fib_multipath_hash_fields=0x37"),
-    Side.CUSTOMER: ("fib_multipath_hash_policy=3", "fib_multipath_hash_fields=0x33"),
-}
+HASH_FIELDS = {Side.AMAZON: 0x37, Side.CUSTOMER: 0x33}
 
 
 def other(side: Side) -> Side:
@@ -118,7 +115,8 @@ def joining(tunnel: Tunnel, router: int, end: int) -> Commands:
 
 def router_commands(tunnels: Iterable[Tunnel], side: Side) -> Commands:
     """Return the commands for a router's namespace: forwarding, ECMP, the tunnels' interfaces."""
-    settings = ("ip_forward=1", *HASH[side], "conf.all.rp_filter=0", "conf.default.rp_filter=0")
+    ecmp = ("fib_multipath_hash_policy=3", f"fib_multipath_hash_fields={HASH_FIELDS[side]:#x}")
+    settings = ("ip_forward=1", *ecmp, "conf.all.rp_filter=0", "conf.default.rp_filter=0")
     commands = [["sysctl", "-qw", *(f"net.ipv4.{setting}" for setting in settings)]]
     for tunnel in tunnels:
         commands += [

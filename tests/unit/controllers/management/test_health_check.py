@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from controllers.management.health_check import LEAST_TIMEOUT, USER_AGENT, Node, matches, timeout
+from controllers.management.health_check import LEAST_TIMEOUT, USER_AGENT, Node, matches, scaled_timeout
 from controllers.management.namespace import Namespace
 from topologies.model import HealthCheck
 
@@ -50,7 +50,7 @@ async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> 
 
 
 def checked(
-    handler: Handler | None, limit: float = LONG, tls: ssl.SSLContext | None = None, **settings: Any
+    handler: Handler | None, timeout: float = LONG, tls: ssl.SSLContext | None = None, **settings: Any
 ) -> str | None:
     """Return the result of one check against a server with *handler*; None is a port that refuses."""
 
@@ -64,7 +64,7 @@ def checked(
             server = await asyncio.start_server(handler, sock=listening, ssl=tls)
         node = Node(Namespace(), NODE)
         try:
-            return await node.check(TARGET, HealthCheck(port=port, **settings), limit)
+            return await node.check(TARGET, HealthCheck(port=port, **settings), timeout)
         finally:
             await node.close()
             if server:
@@ -159,7 +159,7 @@ def test_a_target_that_accepts_and_never_answers_fails_after_the_timeout(protoco
 
 def test_a_time_out_is_divided_but_not_to_what_no_target_can_keep() -> None:
     check = HealthCheck(timeout_seconds=20)
-    assert [timeout(check, scale) for scale in (1.0, 10.0, 60.0)] == [20, 2, LEAST_TIMEOUT]
+    assert [scaled_timeout(check, scale) for scale in (1.0, 10.0, 60.0)] == [20, 2, LEAST_TIMEOUT]
 
 
 def test_the_library_s_import_is_not_in_the_check_s_time(monkeypatch: pytest.MonkeyPatch) -> None:
