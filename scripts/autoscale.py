@@ -30,8 +30,8 @@ from testbed.watch import parse
 GROUP = "gwlb-asg"
 #: Bits per second, and flows, of a step of the load: one step is enough for 3 firewalls, two are for 6.
 STEP, STREAMS = 55e6, 12
-#: Seconds that the group may take to follow, of the service's time, on a slow machine too.
-PATIENCE = 7200.0
+#: Seconds that the group may take to follow: of the service's time, and of a slow machine's to start firewalls.
+PATIENCE, TO_START = 7200.0, 240.0
 #: Seconds between two looks at the firewalls.
 LOOK = 0.25
 THROUGHPUT, SESSIONS = "panSessionThroughputKbps", "panSessionActive"
@@ -86,10 +86,15 @@ def story(run: Run, flows: int = 40, time_scale: float = 60) -> None:
         run.check("each flow met one firewall, in both directions", not strays, f"{len(strays)} of {flows} did not")
 
 
+def patience(lab: Lab) -> float:
+    """Return the seconds that the group may take to follow the load."""
+    return PATIENCE / lab.time_scale + TO_START
+
+
 @contextmanager
 def load(lab: Lab, steps: int) -> Iterator[None]:
     """Offer so many steps of load from web1 to app2 for as long as the block lasts."""
-    client, server, most = lab.host("web1"), lab.host("app2"), 4 * PATIENCE / lab.time_scale
+    client, server, most = lab.host("web1"), lab.host("app2"), 4 * patience(lab)
     iperf = [program("iperf3"), "-4"]
     send = [*iperf, "--client", str(server.address), "--udp", "--bitrate", f"{STEP / STREAMS:.0f}"]
     title = f"load {client.name} → {server.name}"
@@ -149,7 +154,7 @@ class Watched:
         def seen() -> bool:
             return time.monotonic() > self.now.time + LOOK and condition(self.look())
 
-        self._lab.wait(seen, what, PATIENCE / self._lab.time_scale)
+        self._lab.wait(seen, what, patience(self._lab))
 
     def rest(self, seconds: float) -> None:
         """Let the group be for a while."""
