@@ -16,6 +16,8 @@ import socket
 import sys
 import threading
 import time
+from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +30,7 @@ from firewall_vnf.ha_link import HaLinkError, HaService
 from firewall_vnf.health import HealthError, HealthPort
 from firewall_vnf.high_availability import HighAvailability
 from firewall_vnf.inspection import InspectionError, load_inspections
+from firewall_vnf.link_monitor import failed_links
 from firewall_vnf.log import Log, LogError, LogWriter
 from firewall_vnf.management import ManagementError, ManagementPort
 from firewall_vnf.metrics import Reading
@@ -59,7 +62,7 @@ class Firewall:
             self._redis = RedisBackend(str(config.session_store))
             self._sharing = Sharing(self._redis, self._log, epoch)
         if config.high_availability:
-            self._ha, self._failover = _open_pair(config.high_availability, self._log)
+            self._ha, self._failover = _open_pair(config.high_availability, config.interfaces, self._log)
             self._sharing = Sharing(self._ha.sync, self._log, epoch)
         parts = config, policy, self._log, inspections, self._sharing
         self._engine: Engine
@@ -180,14 +183,16 @@ def _open_offload(config: Config, log: Log) -> tuple[BpfOffload | None, str]:
         return None, str(error) if config.offload else "off"
 
 
-def _open_pair(config: HaConfig, log: Log) -> tuple[HaService, Failover]:
-    """Return this firewall's half of an active/passive pair. Raises HaLinkError."""
+def _open_pair(config: HaConfig, interfaces: Iterable[str], log: Log) -> tuple[HaService, Failover]:
+    """Return this firewall's half of an active/passive pair; its *interfaces* are monitored. Raises HaLinkError."""
     from firewall_vnf.cloud_api import CloudApi, Failover  # an HTTP client, which others start without
 
     boot = time.time_ns()
     failover = Failover(CloudApi(config.cloud), config.scaled_plan)
     machine = HighAvailability(config, boot, time.monotonic())
-    return HaService(machine, config.here, config.there, config.secret, failover, log, boot, time.monotonic), failover
+    monitor = partial(failed_links, tuple(interfaces))
+    addresses = config.here, config.there
+    return HaService(machine, *addresses, config.secret, failover, monitor, log, boot, time.monotonic), failover
 
 
 def _open_interface(config: Config) -> DataInterface | QueueInterface:

@@ -218,7 +218,8 @@ class HaService:
     """One firewall of a pair at work: a service of :class:`firewall_vnf.adapter.Loop`.
 
     *addresses* and *peers* are this firewall's and the peer's on each link; none of them moves at a failover. *secret*
-    is the pair's. ``sync`` is for :class:`~firewall_vnf.session_store.Sharing`. Raises :class:`HaLinkError`.
+    is the pair's. *monitor* says what of this firewall has failed, in words, nothing if it is well. ``sync`` is for
+    :class:`~firewall_vnf.session_store.Sharing`. Raises :class:`HaLinkError`.
     """
 
     def __init__(
@@ -228,12 +229,13 @@ class HaService:
         peers: dict[HaLink, IPv4Address],
         secret: str,
         cloud: Cloud,
+        monitor: Callable[[], str],
         log: Log,
         boot: int,
         clock: Callable[[], float],
     ) -> None:
         self.machine = machine
-        self._cloud, self._log = cloud, log
+        self._cloud, self._monitor, self._log = cloud, monitor, log
         self._key = hashlib.sha256(f"bumpwire-ha:{machine.settings.group}:{secret}".encode()).digest()
         self._peers = {link: (str(peers[link]), port) for link, port in PORTS.items()}
         self._sockets = {link: _open(link, addresses[link]) for link in HaLink}
@@ -268,6 +270,7 @@ class HaService:
                     self.refused += 1
                 else:
                     self._take(link, content, now)
+        self._act(self.machine.monitor(self._monitor(), now), now)
         self._act(self.machine.tick(now), now)
         self._act([*self._cloud.notes()], now)
         if self._cloud.lost():
@@ -283,10 +286,6 @@ class HaService:
     def functional(self, now: float) -> None:
         """The operator lets it take part again."""
         self._act(self.machine.functional(now), now)
-
-    def monitor(self, failure: str, now: float) -> None:
-        """Link or path monitoring found *failure*; nothing if it is empty."""
-        self._act(self.machine.monitor(failure, now), now)
 
     def close(self, now: float) -> None:
         """Hand over: the sessions, and the news that this firewall stops. Close after the session store."""

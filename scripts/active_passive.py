@@ -8,6 +8,7 @@ by `rate_scale`.
 
 from __future__ import annotations
 
+import subprocess
 import time
 from typing import Any
 
@@ -46,6 +47,8 @@ def story(run: Run, flows: int = 30, seconds: float = 2, time_scale: float = 10,
             failover(run, lab, "a", web1, app2, flows)
         with run.chapter("the active firewall dies, its interfaces move"):
             failover(run, lab, "b", app1, web2, flows)
+        with run.chapter("the active firewall loses a link"):
+            lose_link(run, lab, web1, app2, flows)
         with run.chapter("one link of a pair is cut"):
             one_link(run, lab)
         with run.chapter("both links of a pair are cut"):
@@ -122,6 +125,29 @@ def failover(run: Run, lab: Lab, zone: str, client: Host, server: Host, flows: i
     if gap:
         run.measure("longest silence of a flow", gap.seconds, "s")
     run.check("who comes back is passive, without preemption", states(lab, dying, heir) == ["passive", "active"])
+
+
+def lose_link(run: Run, lab: Lab, client: Host, server: Host, flows: int) -> None:
+    """Take the trust link of zone a's active firewall down under traffic: its link monitoring hands over."""
+    losing, heir = roles(lab, "a")
+    with run.flows(client, server, tcp=flows, dead_after=15, connect_timeout=1) as traffic:
+        lab.wait(lambda: ha(lab, heir)["synchronized"] >= flows, "all copies")
+        lost = time.monotonic()
+        data_link(lab, f"{losing}-trust", on=False)
+        lab.wait(lambda: states(lab, losing, heir) == ["non-functional", "active"], f"{heir} to be active")
+        handed = time.monotonic()
+        reason = ha(lab, losing)["reason"]
+        run.results.tables.append(pair_table(lab, f"{losing} has lost its trust link"))
+        lab.wait(lambda: target(lab, "a") == f"{heir}-trust", f"the route to {heir}")
+        lab.wait(lab.settled, "the switches to follow")
+        wait_for_flows(traffic, time.monotonic())
+        data_link(lab, f"{losing}-trust", on=True)
+        lab.wait(lambda: states(lab, losing, heir) == ["passive", "active"], f"{losing} to take part again")
+
+    line = run.timeline(f"{losing} loses a link", traffic, Event(lost, Kind.FAILURE, f"{losing}: trust link down"))
+    run.measure("handed over after", handed - lost, "s")
+    run.check("the firewall that lost its link handed over", reason == "no link: trust", reason)
+    survived(run, line, flows)
 
 
 def one_link(run: Run, lab: Lab) -> None:
@@ -261,6 +287,13 @@ def survived(run: Run, line: Timeline, flows: int) -> None:
 def links(lab: Lab, *names: str, on: bool) -> None:
     """Cut zone a's HA links, or mend them."""
     nodes.configure([(lab.network["fw1"], [f"ip link set {name} {'up' if on else 'down'}" for name in names])])
+
+
+def data_link(lab: Lab, interface: str, on: bool) -> None:
+    """Take the link of a firewall's *interface* down at the router's end, or bring it up again."""
+    ports = (port for element in lab.fabric.elements.values() for port in element.ports.values())
+    (name,) = (port.name for port in ports if port.resource == interface)
+    subprocess.run(["ip", "link", "set", name, "up" if on else "down"], check=True)
 
 
 def forwarding(lab: Lab, name: str, on: bool) -> None:

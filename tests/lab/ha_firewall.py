@@ -28,7 +28,7 @@ def main() -> None:
     machine = HighAvailability(HaSettings.model_validate(settings["ha"]), boot, time.monotonic())
     cloud = Failover(CloudApi(settings["cloud"]), FailoverPlan.model_validate(settings["plan"]))
     addresses, peers = ({HaLink(k): IPv4Address(v) for k, v in settings[side].items()} for side in ("here", "there"))
-    service = HaService(machine, addresses, peers, "secret", cloud, log, boot, time.monotonic)
+    service = HaService(machine, addresses, peers, "secret", cloud, lambda: "", log, boot, time.monotonic)
     poll = select.poll()
     service.register(poll)
     service.sync.put([Change(f"session-{number}", "x" * 400, 3600) for number in range(settings["records"])])

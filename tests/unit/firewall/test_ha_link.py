@@ -257,8 +257,17 @@ class Node:
         settings = HaSettings(address=addresses(index)[HaLink.HA1], priority=100 + index, time_scale=time_scale)
         log = Log(f"fw{index}", lambda _, line: self.lines.append(line), 0.0)
         machine = HighAvailability(settings, 1000 + index, now)
+        self.failure = ""
         self.service = HaService(
-            machine, addresses(index), addresses(3 - index), secret, self.cloud, log, 1000 + index, lambda: 0.0
+            machine,
+            addresses(index),
+            addresses(3 - index),
+            secret,
+            self.cloud,
+            lambda: self.failure,
+            log,
+            1000 + index,
+            lambda: 0.0,
         )
 
     @property
@@ -377,14 +386,23 @@ def test_a_loss_that_the_cloud_reports_is_the_machines(nodes: list[Node]) -> Non
     assert nodes[0].events[-2:] == ["ha-cloud-error", "ha-state"]
 
 
-def test_the_operator_and_the_monitor_reach_the_machine(nodes: list[Node]) -> None:
+def test_the_operator_reaches_the_machine(nodes: list[Node]) -> None:
     service = nodes[0].service
     service.suspend(0.0)
     assert nodes[0].state is HaState.SUSPENDED
     service.functional(0.0)
     assert nodes[0].state is HaState.INITIAL
-    service.monitor("link down", 0.0)
-    assert service.machine.reason == "link down"
+
+
+def test_what_the_monitor_finds_hands_over_and_mends(nodes: list[Node]) -> None:
+    serve(nodes, 0.0, 0.1, 0.2)
+    nodes[0].failure = "no link: trust"
+    serve(nodes, 0.4, 1.0, 1.2)
+    assert [node.state for node in nodes] == [HaState.NON_FUNCTIONAL, HaState.ACTIVE]
+    assert nodes[0].service.machine.reason == "no link: trust"
+    nodes[0].failure = ""
+    serve(nodes, 1.4, 1.6, 1.8)
+    assert [node.state for node in nodes] == [HaState.PASSIVE, HaState.ACTIVE]
 
 
 def test_another_pairs_datagrams_and_strangers_are_refused(nodes: list[Node]) -> None:
