@@ -28,15 +28,18 @@ def add(
     calibration: Calibration,
     titles: Mapping[str, str],
 ) -> None:
-    """Put a comparison into *results*: decided claims are checks, points are data.
+    """Put a comparison into *results*: decided claims are checks (that there is one is another), points are data.
 
     Figures, ``comparison.csv`` and ``comparison.md``, the tables to be pasted into a document, are files as well.
     """
     scale = calibration.rate_scale
     results.manifest |= {"rate_scale": scale, "rate_scale_because": calibration.reason}
     results.manifest |= {"time_scale": settings.time_scale}
-    decided = (claim for claim in claims if claim.verdict is not Verdict.NOT_DECIDED)
+    decided = [claim for claim in claims if claim.verdict is not Verdict.NOT_DECIDED]
     results.checks += [Check(claim.name, claim.verdict is Verdict.HELD, claim.detail) for claim in decided]
+    if not decided:
+        told = f"for example {claims[0].name}: {claims[0].detail}"
+        results.checks.append(Check("a claim can be decided", False, told))
     results.data["points"] = [
         POINTS.dump_python(point, mode="json") | {"next_firewall_efficiency": next_firewall(point, points)}
         for point in points

@@ -89,7 +89,8 @@ def show(run: Run, claims: Sequence[Claim]) -> None:
         if claim.verdict is Verdict.NOT_DECIDED:
             text = f"  ? {claim.name} not decided: {claim.detail}"
             run.narrator.console.print(text, markup=False, highlight=False, soft_wrap=True)
-    run.narrator.title(f"{len(run.results.checks)} of {len(claims)} claims decided")
+    decided = sum(claim.verdict is not Verdict.NOT_DECIDED for claim in claims)
+    run.narrator.title(f"{decided} of {len(claims)} claims decided")
 
 
 def choose(architectures: Sequence[Architecture], settings: Settings) -> dict[str, Architecture]:

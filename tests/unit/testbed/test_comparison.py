@@ -509,6 +509,18 @@ def test_an_undecided_claim_is_told_and_no_check(
     assert "\n5 of 18 claims decided\n" in told(run)
 
 
+def test_a_comparison_that_decides_nothing_has_failed(
+    fakes: dict[str, FakeArchitecture], clock: Clock, tmp_path: Path
+) -> None:
+    for fake in fakes.values():
+        fake.idle = 0.05
+    run, _ = compared(fakes, clock, tmp_path)
+    (check,) = run.results.checks
+    assert (check.name, check.passed) == ("a claim can be decided", False)
+    assert check.detail.endswith("the machine was the limit")
+    assert "\n0 of 18 claims decided\n" in told(run)
+
+
 def test_wrong_settings_are_refused(fakes: dict[str, FakeArchitecture]) -> None:
     with pytest.raises(RequestError) as unknown:
         choose(list(fakes.values()), replace(SETTINGS, architectures=("gwbl",)))
