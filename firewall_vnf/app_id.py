@@ -19,7 +19,7 @@ packets; then an undecided session is unknown, and what is identified stays so. 
 
 from __future__ import annotations
 
-from firewall_vnf.applications import ICMP, INCOMPLETE, INSUFFICIENT_DATA, TCP, UDP
+from firewall_vnf.applications import ICMP, ICMPV6, INCOMPLETE, INSUFFICIENT_DATA, TCP, UDP
 from firewall_vnf.decoders import DATAGRAM_DECODERS, STREAM_DECODERS, Match, StreamDecoder, Undecided
 
 #: Bytes kept of each direction of a TCP session: a ClientHello with post-quantum keys is about 2,000.
@@ -28,7 +28,9 @@ LIMIT = 4096
 PACKETS = 32
 
 
-_FIRST = {TCP: INCOMPLETE, UDP: INSUFFICIENT_DATA, ICMP: INSUFFICIENT_DATA}
+_FIRST = {TCP: INCOMPLETE, UDP: INSUFFICIENT_DATA, ICMP: INSUFFICIENT_DATA, ICMPV6: INSUFFICIENT_DATA}
+#: Types of echo requests and replies (RFC 792, RFC 4443), what these are called, and what all else is.
+_ICMP_NAMES = {ICMP: ((0, 8), "ping", "icmp"), ICMPV6: ((128, 129), "ping6", "ipv6-icmp")}
 _UNKNOWN = {TCP: "unknown-tcp", UDP: "unknown-udp"}
 
 
@@ -42,7 +44,7 @@ class Identification:
     __slots__ = ("_candidates", "_client", "_packets", "_protocol", "_server", "application", "detail", "final")
 
     def __init__(self, protocol: int) -> None:
-        """``protocol`` is the IP protocol's number. All but TCP, UDP and ICMP are final at once."""
+        """``protocol`` is the IP protocol's number. All but TCP, UDP, ICMP and ICMPv6 are final at once."""
         self._protocol = protocol
         self._packets = 0
         self._client = self._server = b""
@@ -60,8 +62,9 @@ class Identification:
         if self.final or not data:
             return False
         before = self.application
-        if self._protocol == ICMP:
-            self.application = "ping" if data[0] in (0, 8) else "icmp"  # echo reply and request (RFC 792)
+        if self._protocol in _ICMP_NAMES:
+            echoes, echo, other = _ICMP_NAMES[self._protocol]
+            self.application = echo if data[0] in echoes else other
             self.final = True
             return True
         self._packets += 1

@@ -12,7 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum
 
-ICMP, TCP, UDP = 1, 6, 17
+ICMP, TCP, UDP, ICMPV6 = 1, 6, 17, 58
 
 #: Written in place of an application: no data after the TCP handshake, or no handshake.
 INCOMPLETE = "incomplete"
@@ -64,6 +64,8 @@ APPLICATIONS = {
     for application in (
         Application("ping", (ICMP,), ((ICMP, 0, 65535),)),
         Application("icmp", (ICMP,), ((ICMP, 0, 65535),)),
+        Application("ping6", (ICMPV6,), ((ICMPV6, 0, 65535),)),
+        Application("ipv6-icmp", (ICMPV6,), ((ICMPV6, 0, 65535),)),
         _over_tcp("ssh", 22),
         _over_tcp("web-browsing", 80),
         _over_tcp("ssl", 443),

@@ -49,11 +49,12 @@ class EngineConfig(BaseModel):
     """What the engine needs to know. Defaults are PAN-OS's.
 
     ``zones`` maps GWLB endpoints to zones, as the VM-Series associates endpoints with sub-interfaces; all
-    others are in ``default_zone``. ``ipv6`` and ``fragments`` say what happens to packets that are not
-    inspected: ``pass`` lets them around the firewall. (PAN-OS reassembles fragments; a GWLB does not carry
+    others are in ``default_zone``. ``ipv6`` and ``fragments`` say what happens to such packets; where they are not
+    inspected, ``pass`` lets them around the firewall. (PAN-OS reassembles fragments; a GWLB does not carry
     them: AWS GWLB guide.) ``icmp_unreachable`` answers the client of a refused session that gets no RST with
-    ICMP type 3 code 13, unless the action is a plain deny: PAN-OS's "Send ICMP Unreachable", there a rule's
-    setting. A routed firewall needs a rule of iptables for that (:func:`firewall_vnf.routed.queue_rules`).
+    ICMP type 3 code 13, for IPv6 type 1 code 1, unless the action is a plain deny: PAN-OS's "Send ICMP Unreachable",
+    there a rule's setting. A routed firewall needs a rule of iptables for that
+    (:func:`firewall_vnf.routed.queue_rules`).
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -63,7 +64,7 @@ class EngineConfig(BaseModel):
     max_sessions: int = Field(default=250_000, ge=1)
     timers: Timers = Timers()
     tcp_reject_non_syn: bool = True
-    ipv6: Literal["pass", "drop"] = "drop"
+    ipv6: Literal["inspect", "pass", "drop"] = "inspect"
     fragments: Literal["pass", "drop"] = "drop"
     icmp_unreachable: bool = False
 

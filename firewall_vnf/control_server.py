@@ -12,7 +12,6 @@ import os
 import select
 import socket
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Any
 
@@ -39,9 +38,9 @@ def describe(session: Session, now: float, epoch: float, offloaded: bool) -> dic
         "id": session.id,
         "application": session.application,
         "state": session.state.value,
-        "source": str(IPv4Address(session.source)),
+        "source": str(session.source),
         "source_port": session.source_port,
-        "destination": str(IPv4Address(session.destination)),
+        "destination": str(session.destination),
         "destination_port": session.destination_port,
         "protocol": PROTOCOLS.get(session.protocol, str(session.protocol)),
         "zone": session.zone,

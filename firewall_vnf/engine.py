@@ -34,7 +34,7 @@ What happens in special cases, as PAN-OS does unless said otherwise:
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from firewall_vnf import injection, tcp
@@ -55,7 +55,22 @@ from firewall_vnf.geneve import (
 )
 from firewall_vnf.inspection import Inspection
 from firewall_vnf.offload import Offload, inspection_over
-from firewall_vnf.packet import ACK, FIN, ICMP, ICMP_REPLIES, RST, SYN, TCP, UDP, Packet, parse_hostile_packet
+from firewall_vnf.packet import (
+    ACK,
+    FIN,
+    ICMP,
+    ICMP_REPLIES,
+    ICMPV6,
+    RST,
+    SYN,
+    TCP,
+    UDP,
+    Packet,
+    address_size,
+    parse_hostile_ipv6,
+    parse_hostile_packet,
+)
+from firewall_vnf.ranges import number
 from firewall_vnf.session import ACTIVE, CLOSED, CLOSING, DISCARD, Endpoint, EndReason, Session, SessionTable
 
 if TYPE_CHECKING:
@@ -236,14 +251,25 @@ class Engine:
             envelope = parse_hostile_frame(frame, length)
         except Malformed as malformed:
             return self._drop(malformed.args[0])
+        parse = parse_hostile_packet
         if envelope.protocol == IPV6:
-            return self._uninspected(frame, "flow_ipv6", "flow_ipv6_disabled", self.config.ipv6)
-        return self._inner(frame, envelope.inner, envelope.end, envelope.endpoint, now)
+            if self.config.ipv6 != "inspect":
+                return self._uninspected(frame, "flow_ipv6", "flow_ipv6_disabled", self.config.ipv6)
+            parse = parse_hostile_ipv6
+        return self._inner(frame, envelope.inner, envelope.end, envelope.endpoint, now, parse)
 
-    def _inner(self, frame: bytearray, start: int, end: int, endpoint_id: int, now: float) -> bool:
-        """Take the inner IPv4 packet in ``frame[start:end]``."""
+    def _inner(
+        self,
+        frame: bytearray,
+        start: int,
+        end: int,
+        endpoint_id: int,
+        now: float,
+        parse: Callable[[bytearray, int, int], Packet] = parse_hostile_packet,
+    ) -> bool:
+        """Take the inner packet in ``frame[start:end]``."""
         try:
-            packet = parse_hostile_packet(frame, start, end)
+            packet = parse(frame, start, end)
         except Malformed as malformed:
             return self._drop(malformed.args[0])
         if packet.fragment:
@@ -308,10 +334,11 @@ class Engine:
 
     def _open(self, endpoint: Endpoint, packet: Packet, now: float) -> str | None:
         """Set up the session of a first packet."""
-        key = packet.key
-        if key[0:4] == key[4:8]:
+        key, size = packet.key, address_size(packet.key)
+        ports = 2 * size
+        if key[:size] == key[size:ports]:
             return "flow_land"
-        if packet.protocol in (TCP, UDP) and b"\0\0" in (key[8:10], key[10:12]):
+        if packet.protocol in (TCP, UDP) and b"\0\0" in (key[ports : ports + 2], key[ports + 2 : ports + 4]):
             return "flow_parse_l4_port"
         if packet.protocol == TCP and packet.flags & (SYN | ACK) != SYN:
             if self.config.tcp_reject_non_syn or packet.flags & (SYN | RST):
@@ -438,7 +465,7 @@ class Engine:
         identification = session.identification
         if identification is None:
             identification = session.identification = Identification(packet.protocol)
-        start = packet.transport if packet.protocol == ICMP else fresh
+        start = packet.transport if packet.protocol in (ICMP, ICMPV6) else fresh
         identification.payload(0 if forward else 1, bytes(packet.frame[start : packet.end]))
         session.detail = identification.detail
         if identification.final:
@@ -475,7 +502,11 @@ class Engine:
     def _match(self, session: Session) -> None:
         """Set the session's rule by the policy in force, and the inspections that the rule asks for."""
         application, protocol = session.application, session.protocol
-        source, destination, source_port, destination_port = _ENDS.unpack_from(session.key)
+        if address_size(session.key) == 4:
+            source, destination, source_port, destination_port = _ENDS.unpack_from(session.key)
+        else:
+            source, destination = number(session.source), number(session.destination)
+            source_port, destination_port = session.source_port, session.destination_port
         if protocol not in (TCP, UDP):
             source_port = destination_port = 0
         session.policy = self.policy

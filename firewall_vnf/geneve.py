@@ -95,10 +95,10 @@ def turn_around(frame: bytearray) -> None:
 
 
 def reply(frame: bytearray, inner: int, packet: bytes) -> bytes:
-    """Return a new frame that carries *packet* (IPv4) back in the header of *frame*, a frame as it was received.
+    """Return a new frame that carries *packet* back in the header of *frame*, a frame as it was received.
 
-    *inner* is the offset of the inner packet in *frame*. Ports, GENEVE header, options and cookie are the frame's;
-    the UDP checksum is 0 (RFC 8926 permits it over IPv4).
+    *inner* is the offset of the inner packet in *frame*; *packet* is of the same IP version. Ports, GENEVE header,
+    options and cookie are the frame's; the UDP checksum is 0 (RFC 8926 permits it over IPv4).
     """
     payload = bytes(frame[inner - 40 : inner]) + packet
     source, destination = _ADDRESSES.unpack_from(frame, 26)

@@ -17,7 +17,6 @@ import threading
 from collections import deque
 from collections.abc import Callable
 from datetime import datetime
-from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Any
 
@@ -173,8 +172,8 @@ class Log:
 
     def _session(self, session: Session) -> dict[str, Any]:
         return {
-            "src": str(IPv4Address(session.source)),
-            "dst": str(IPv4Address(session.destination)),
+            "src": str(session.source),
+            "dst": str(session.destination),
             "sport": session.source_port,
             "dport": session.destination_port,
             "proto": PROTOCOLS.get(session.protocol, str(session.protocol)),

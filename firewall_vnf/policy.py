@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
-from firewall_vnf.applications import APPLICATIONS, ICMP, NOT_IDENTIFIED, TCP, UDP, Action
+from firewall_vnf.applications import APPLICATIONS, ICMP, ICMPV6, NOT_IDENTIFIED, TCP, UDP, Action
 from firewall_vnf.policy_file import DefaultRuleForm, PolicyError, PolicyForm, parse_policy, read_policy
 from firewall_vnf.policy_objects import DEFAULT_RULES, OTHER_PROTOCOL, Selector, resolve_rules
 from firewall_vnf.ranges import Index, covers
@@ -27,6 +27,8 @@ __all__ = ["Action", "Policy", "PolicyError", "Rule"]
 
 #: Of one protocol: where ranges of destination ports begin, and for each the different masks of its applications.
 Undecided = tuple[list[int], list[tuple[int, ...]]]
+#: IP protocols with an identification of their own.
+_IDENTIFIED = (ICMP, TCP, UDP, ICMPV6)
 
 
 @dataclass(frozen=True)
@@ -103,7 +105,7 @@ class Policy:
             for key in {key for selector in selectors for key in selector.traffic}
         }
         self._undecided = {
-            protocol: _alternatives(self._ports, protocol) for protocol in (ICMP, TCP, UDP, OTHER_PROTOCOL)
+            protocol: _alternatives(self._ports, protocol) for protocol in (*_IDENTIFIED, OTHER_PROTOCOL)
         }
         # Every new session asks this, and sessions differ in their addresses more than in the rules left for them.
         self._first_allowing = lru_cache(maxsize=4096)(self._decide)
@@ -119,7 +121,8 @@ class Policy:
         destination_port: int,
         application: str | None,
     ) -> Rule:
-        """The first rule that matches a session; IPv4 addresses as numbers, ``protocol`` the IP protocol's.
+        """The first rule that matches a session; addresses are numbers of :func:`firewall_vnf.ranges.number`,
+        ``protocol`` the IP protocol's.
 
         Ports of protocols without any are 0. ``source_port`` decides nothing: services are destination ports.
 
@@ -134,7 +137,7 @@ class Policy:
             & self._sources.mask(source)
             & self._destinations.mask(destination)
         )
-        if protocol not in (ICMP, TCP, UDP):
+        if protocol not in _IDENTIFIED:
             protocol = OTHER_PROTOCOL
         default = len(self.rules) - (2 if zone_from == zone_to else 1)
         if application is None or application in NOT_IDENTIFIED:

@@ -8,12 +8,12 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv4Network
+from ipaddress import ip_address, ip_interface
 from typing import Generic, TypeVar
 
 from firewall_vnf.applications import APPLICATIONS, TCP, UDP
 from firewall_vnf.policy_file import ANY, APPLICATION_DEFAULT, NAME, PolicyError, PolicyForm, suggestion
-from firewall_vnf.ranges import ADDRESSES, PORTS, Ranges, complement, union
+from firewall_vnf.ranges import ADDRESSES, PORTS, Ranges, complement, number, union
 
 #: Stands for all IP protocols without an identification of their own.
 OTHER_PROTOCOL = 0
@@ -27,7 +27,7 @@ Value = TypeVar("Value")
 class Selector:
     """What a rule matches. Zones None: any. ``traffic`` maps application and IP protocol to destination ports.
 
-    The protocol is ICMP, TCP, UDP or :data:`OTHER_PROTOCOL`; those without ports have all.
+    The protocol is ICMP, ICMPv6, TCP, UDP or :data:`OTHER_PROTOCOL`; those without ports have all.
     """
 
     zones_from: frozenset[str] | None
@@ -113,16 +113,19 @@ def _address(text: str) -> Ranges:
     first, dash, last = text.partition("-")
     try:
         if dash:
-            low, high = int(IPv4Address(first.strip())), int(IPv4Address(last.strip()))
+            start, end = ip_address(first.strip()), ip_address(last.strip())
+            if start.version != end.version:
+                raise ValueError
         else:
-            network = IPv4Network(text, strict=False)
-            low, high = int(network[0]), int(network[-1])
+            interface = ip_interface(text)
+            start, end = interface.network[0], interface.network[-1]
     except ValueError:
         raise ValueError(f"{text!r} is no address; write 10.0.0.1, 10.0.0.0/24 or 10.0.0.1-10.0.0.9") from None
+    low, high = number(start), number(end)
     if low > high:
         raise ValueError(f"{text!r} ends before it begins; swap the two addresses")
-    if not dash and not text.startswith(f"{network[0]}"):
-        raise ValueError(f"{text!r} has host bits set; did you mean {str(network)!r}?")
+    if not dash and interface.ip != start:
+        raise ValueError(f"{text!r} has host bits set; did you mean {str(interface.network)!r}?")
     return ((low, high),)
 
 

@@ -1,17 +1,25 @@
 """Sets of integers as ranges: addresses and ports, and the index that answers which of many sets hold a number.
 
-A :data:`Ranges` is sorted, disjoint and inclusive: ``((10, 19), (30, 30))``. Universes begin at 0.
+A :data:`Ranges` is sorted, disjoint and inclusive: ``((10, 19), (30, 30))``. Universes begin at 0. IPv6's addresses
+come after all of IPv4's: add :data:`IPV6` to their numbers.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Iterable, Sequence
+from ipaddress import IPv4Address, IPv6Address
 
 Ranges = tuple[tuple[int, int], ...]
 
-ADDRESSES: Ranges = ((0, 0xFFFFFFFF),)
+IPV6 = 1 << 32
+ADDRESSES: Ranges = ((0, IPV6 + (1 << 128) - 1),)
 PORTS: Ranges = ((0, 65535),)
+
+
+def number(address: IPv4Address | IPv6Address) -> int:
+    """Return the address's number among all of both versions."""
+    return int(address) + (IPV6 if address.version == 6 else 0)
 
 
 def union(ranges: Iterable[tuple[int, int]]) -> Ranges:

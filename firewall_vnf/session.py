@@ -24,20 +24,21 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from enum import Enum
+from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import TYPE_CHECKING
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from firewall_vnf.applications import INCOMPLETE
 from firewall_vnf.geneve import endpoint_name
-from firewall_vnf.packet import ICMP, TCP, UDP, Packet, reverse_key
+from firewall_vnf.packet import ICMP, ICMPV6, TCP, UDP, Packet, address_size, protocol_of, reverse_key
 
 if TYPE_CHECKING:
     from firewall_vnf.app_id import Identification
     from firewall_vnf.inspection import Inspection
     from firewall_vnf.policy import Policy, Rule
 
-PROTOCOLS = {ICMP: "icmp", TCP: "tcp", UDP: "udp"}
+PROTOCOLS = {ICMP: "icmp", TCP: "tcp", UDP: "udp", ICMPV6: "ipv6-icmp"}
 
 
 class State(Enum):
@@ -87,7 +88,7 @@ class Timers(BaseModel):
     discard_other: int = Field(default=60, ge=1)
 
     def active(self, protocol: int) -> int:
-        return {TCP: self.tcp, UDP: self.udp, ICMP: self.icmp}.get(protocol, self.other)
+        return {TCP: self.tcp, UDP: self.udp, ICMP: self.icmp, ICMPV6: self.icmp}.get(protocol, self.other)
 
     def discard(self, protocol: int) -> int:
         return {TCP: self.discard_tcp, UDP: self.discard_udp}.get(protocol, self.discard_other)
@@ -184,24 +185,27 @@ class Session:
 
     @property
     def protocol(self) -> int:
-        return TCP if len(self.key) == 12 else self.key[12]
+        return protocol_of(self.key)
 
     @property
-    def source(self) -> int:
-        return int.from_bytes(self.key[0:4], "big")
+    def source(self) -> IPv4Address | IPv6Address:
+        return ip_address(self.key[: address_size(self.key)])
 
     @property
-    def destination(self) -> int:
-        return int.from_bytes(self.key[4:8], "big")
+    def destination(self) -> IPv4Address | IPv6Address:
+        size = address_size(self.key)
+        return ip_address(self.key[size : 2 * size])
 
     @property
     def source_port(self) -> int:
         """The port; of an ICMP dialogue the identifier, of all else 0."""
-        return int.from_bytes(self.key[8:10], "big")
+        ports = 2 * address_size(self.key)
+        return int.from_bytes(self.key[ports : ports + 2], "big")
 
     @property
     def destination_port(self) -> int:
-        return int.from_bytes(self.key[10:12], "big") if self.protocol in (TCP, UDP) else 0
+        ports = 2 * address_size(self.key)
+        return int.from_bytes(self.key[ports + 2 : ports + 4], "big") if self.protocol in (TCP, UDP) else 0
 
     @property
     def zone(self) -> str:

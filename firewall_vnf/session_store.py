@@ -30,7 +30,7 @@ from typing import TYPE_CHECKING, Annotated, NamedTuple, Protocol
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from firewall_vnf.applications import APPLICATIONS
-from firewall_vnf.packet import UDP, reverse_key
+from firewall_vnf.packet import UDP, address_size, reverse_key
 from firewall_vnf.session import ACTIVE, Session
 
 if TYPE_CHECKING:
@@ -259,7 +259,8 @@ class Sharing:
 def record_key(session: Session) -> str:
     """Return the key of the session's record: the same for both directions, and for all endpoints of a zone."""
     protocol = "udp" if session.protocol == UDP else "tcp"
-    return f"bumpwire:session:{session.zone}:{protocol}:{min(session.key, session.reverse)[:12].hex()}"
+    ends = min(session.key, session.reverse)
+    return f"bumpwire:session:{session.zone}:{protocol}:{ends[: 2 * address_size(ends) + 4].hex()}"
 
 
 def make_record(session: Session, epoch: float) -> str:
@@ -273,7 +274,7 @@ def parse_hostile_record(data: bytes) -> SharedSession | None:
     """Return what the record says, None if it is none of ours. Never raises, whatever the bytes."""
     try:
         shared = SharedSession.model_validate_json(data)
-        known = shared.application in APPLICATIONS and len(bytes.fromhex(shared.client)) in (12, 13)
+        known = shared.application in APPLICATIONS and len(bytes.fromhex(shared.client)) in (12, 13, 36, 37)
     except (ValidationError, ValueError):
         return None
     return shared if known else None

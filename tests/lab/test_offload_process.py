@@ -19,6 +19,7 @@ from firewall_vnf.benchmark import frame, tcp
 from firewall_vnf.offload import LEASE
 from firewall_vnf.packet import ACK, FIN, RST
 from tests.lab.test_firewall_process import CLIENT, SERVER, Bench, ssh, turned, wait_for
+from tests.unit.firewall.traffic import BANNER, ssh6
 
 pytestmark = pytest.mark.lab
 
@@ -91,6 +92,18 @@ def test_the_kernel_carries_a_session_and_its_figures_are_the_wires(bench: Bench
     assert (record["session_end_reason"], record["pkts_sent"]) == ("tcp-fin", 1006)
     assert record["bytes_sent"] == 40 + 40 + 61 + 1001 * size + 40 + 40
     assert filters(bench) == ""
+
+
+def test_the_kernel_carries_ipv6_too(bench: Bench) -> None:
+    bench.firewall(offload_packets=5)
+    *_, last = (bytes(sent) for sent in ssh6() if bench.exchange(bytes(sent)) == turned(bytes(sent)))
+    for _ in range(100):
+        assert bench.exchange(last) == turned(last)
+    session = session_of(bench, 40000)
+    assert (session["offloaded"], session["source"]) == (True, "2001:db8:1::10")
+    assert (session["packets_sent"], session["packets_received"]) == (103, 2)
+    assert session["bytes_sent"] == 60 + 60 + 101 * (60 + len(BANNER))
+    assert bench.control.counters()["pkt_offloaded"] == 100
 
 
 def test_metrics_count_what_the_kernel_carries(bench: Bench) -> None:

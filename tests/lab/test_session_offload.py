@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from ipaddress import IPv4Address, IPv6Address
+from ipaddress import IPv4Address
 from struct import pack
 
 import pytest
@@ -20,6 +20,7 @@ from firewall_vnf.packet import ACK, FIN, PSH, RST, SYN, TCP, UDP
 from tests.lab.test_firewall_process import turned
 from tests.unit.firewall import traffic
 from tests.unit.firewall.test_hostile_frames import DATA, MALFORMED, MUTATIONS, UDP_DATA, VALID
+from tests.unit.firewall.traffic import CLIENT6, SERVER6, frame6, ipv6
 
 pytestmark = pytest.mark.lab
 
@@ -27,8 +28,10 @@ TO_ENGINE, REDIRECT = 0, 7  # linux/pkt_cls.h
 SO_TIMESTAMPNS = 35  # asm-generic/socket.h
 #: A frame with IPv4 that is shorter cannot be run once.
 SHORTEST = 34
+SEGMENT6 = pack("!HHIIBBHHH", 40000, 22, 122, 522, 0x50, ACK, 65535, 0, 0) + b"data"
+DATAGRAM6 = pack("!HHHH", 5000, 53, 13, 0) + b"query"
+DATA6, UDP_DATA6 = frame6(ipv6(CLIENT6, SERVER6, TCP, SEGMENT6)), frame6(ipv6(CLIENT6, SERVER6, UDP, DATAGRAM6))
 DATAGRAMS = [UDP_DATA, traffic.udp(b"answer", back=True)]
-CLIENT6, SERVER6 = IPv6Address("2001:db8::1").packed, IPv6Address("2001:db8:1::2").packed
 
 
 class Program:
@@ -112,11 +115,11 @@ def test_what_the_engine_refuses_the_program_leaves_to_it(program: Program, name
 
 
 @settings(max_examples=3000, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(
-    st.one_of(VALID, st.sampled_from([UDP_DATA, traffic.udp(b"answer", back=True)])), MUTATIONS, st.integers(-130, 60)
-)
+@given(st.one_of(VALID, st.sampled_from([*DATAGRAMS, DATA6, UDP_DATA6])), MUTATIONS, st.integers(-130, 60))
 @example(DATA, [], 0)
 @example(UDP_DATA, [], 0)
+@example(DATA6, [], 0)
+@example(UDP_DATA6, [], 0)
 def test_the_program_carries_only_what_the_engine_passes(
     program: Program, original: bytearray, mutations: list[tuple[int, int]], more: int
 ) -> None:
@@ -132,6 +135,7 @@ def test_the_program_carries_only_what_the_engine_passes(
     for setup in benchmark.conversation(0):
         assert bench.send(setup)
     assert bench.send(traffic.udp(b"query"))
+    assert all(bench.send(opening) for opening in (*traffic.ssh6(), UDP_DATA6))
     before = bench.engine.counters["session_installed"]
     assert bench.send(sent)
     assert bench.engine.counters["session_installed"] == before
@@ -154,24 +158,12 @@ def test_what_the_engine_must_see(program: Program) -> None:
     assert program.bpf.counter("unknown") == unknown + 1
 
 
-def ipv6(source: bytes, destination: bytes, protocol: int, payload: bytes) -> bytes:
-    return pack("!IHBB", 6 << 28, len(payload), protocol, 64) + source + destination + payload
-
-
-def frame6(inner: bytes) -> bytearray:
-    made = frame(inner)
-    made[44:46] = b"\x86\xdd"
-    return made
-
-
-SEGMENT6 = pack("!HHIIBBHHH", 40000, 22, 122, 522, 0x50, ACK, 65535, 0, 0) + b"data"
-DATAGRAM6 = pack("!HHHH", 5000, 53, 13, 0) + b"query"
-
-
 def test_ipv6_is_carried(program: Program) -> None:
-    assert program.carries(frame6(ipv6(CLIENT6, SERVER6, TCP, SEGMENT6)))
-    assert program.carries(frame6(ipv6(CLIENT6, SERVER6, UDP, DATAGRAM6)))
-    assert program.session(3)[2:5] == (2, 64 + 53, 126)
+    before = program.session(3)[2]
+    assert program.carries(DATA6)
+    assert program.carries(UDP_DATA6)
+    assert program.session(3)[2] == before + 2
+    assert program.session(3)[4] == 126
 
 
 @pytest.mark.parametrize(

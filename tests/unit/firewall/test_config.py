@@ -66,7 +66,7 @@ def test_one_of_a_pair(tmp_path: Path) -> None:
         (MINIMAL + PAIR + "session_store: redis://10.0.2.1\n", STORE_OF_A_PAIR),
         (MINIMAL + PAIR.replace(", ha2: 10.0.1.2", ""), ONE_LINK),
         (MINIMAL + "metrics_interval: 0\n", "metrics_interval: input should be greater than 0, not 0"),
-        (MINIMAL + "ipv6: maybe\n", "ipv6: input should be 'pass' or 'drop', not 'maybe'"),
+        (MINIMAL + "ipv6: maybe\n", "ipv6: input should be 'inspect', 'pass' or 'drop', not 'maybe'"),
     ],
 )  # fmt: skip
 def test_errors_are_one_line_with_the_place(tmp_path: Path, text: str, message: str) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from ipaddress import IPv6Address
+from struct import pack
 from typing import Any
 
 from firewall_vnf.benchmark import frame, ipv4, tcp
@@ -11,12 +13,13 @@ from firewall_vnf.config import EngineConfig
 from firewall_vnf.engine import Engine
 from firewall_vnf.inspection import Inspection
 from firewall_vnf.log import Log
-from firewall_vnf.packet import ACK, FIN, ICMP, PSH, RST, SYN, UDP
+from firewall_vnf.packet import ACK, FIN, ICMP, PSH, RST, SYN, TCP, UDP
 from firewall_vnf.policy import Policy
 from firewall_vnf.session import Session
 from firewall_vnf.session_store import Change, Sharing, StoreError
 
 CLIENT, SERVER = 0x0A010001, 0x0A020001
+CLIENT6, SERVER6 = IPv6Address("2001:db8:1::10").packed, IPv6Address("2001:db8:2::22").packed
 ENDPOINT = 0x0123456789ABCDEF
 BANNER = b"SSH-2.0-OpenSSH_9.2\r\n"
 REQUEST = b"GET / HTTP/1.1\r\nHost: example.com\r\n\r\n"
@@ -161,6 +164,33 @@ def icmp(kind: int, identifier: int = 7, *, back: bool = False, rest: bytes = by
     source, destination = (SERVER, CLIENT) if back else (CLIENT, SERVER)
     message = bytes((kind, 0, 0, 0)) + identifier.to_bytes(2, "big") + b"\0\1" + rest
     return frame(ipv4(source, destination, ICMP, message))
+
+
+def ipv6(source: bytes, destination: bytes, protocol: int, payload: bytes) -> bytes:
+    return pack("!IHBB", 6 << 28, len(payload), protocol, 64) + source + destination + payload
+
+
+def frame6(packet: bytes) -> bytearray:
+    """Return the packet in a GENEVE frame that says IPv6."""
+    made = frame(packet)
+    made[44:46] = b"\x86\xdd"
+    return made
+
+
+def ssh6(port: int = 40000) -> Iterator[bytearray]:
+    """The frames that open an SSH session over IPv6, up to where App-ID is final."""
+    numbers, ends = [100, 500], (CLIENT6, SERVER6)
+    for side, flags, data in (
+        (0, SYN, b""),
+        (1, SYN | ACK, b""),
+        (0, ACK, b""),
+        (1, PSH | ACK, BANNER),
+        (0, PSH | ACK, BANNER),
+    ):
+        ports, acknowledged = ((port, 22), (22, port))[side], numbers[1 - side] if flags & ACK else 0
+        segment = pack("!HHIIBBHHH", *ports, numbers[side], acknowledged, 0x50, flags, 65535, 0, 0) + data
+        yield frame6(ipv6(ends[side], ends[1 - side], TCP, segment))
+        numbers[side] += len(data) + bool(flags & SYN)
 
 
 __all__ = ["ACK", "FIN", "PSH", "RST", "SYN", "Bench", "Connection", "Memory", "icmp", "rules", "udp"]
