@@ -334,7 +334,8 @@ class Engine:
 
     def _open(self, endpoint: Endpoint, packet: Packet, now: float) -> str | None:
         """Set up the session of a first packet."""
-        key, size = packet.key, address_size(packet.key)
+        key = packet.key
+        size = address_size(key)
         ports = 2 * size
         if key[:size] == key[size:ports]:
             return "flow_land"

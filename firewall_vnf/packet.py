@@ -154,6 +154,8 @@ def protocol_of(key: bytes) -> int:
 
 def reverse_key(key: bytes) -> bytes:
     """Return the key of the answer to a packet with *key*."""
+    if len(key) == 12:  # the usual one, TCP over IPv4, without detours
+        return key[4:8] + key[0:4] + key[10:12] + key[8:10]
     size = address_size(key)
     addresses, rest = key[size : 2 * size] + key[:size], key[2 * size :]
     protocol = protocol_of(key)
