@@ -2,7 +2,9 @@
 
 A link is named after the node at its end (``web1``, ``fw1``), or after the load balancer and the appliance that it
 joins (``gwlb-fw1``: GENEVE as the endpoint sends and gets it). ``gwlb`` is the load balancer's link to its bridge, with
-the plain frames. The ports between bridges are inside Open vSwitch and have no interface.
+the plain frames. Both are captured where the endpoint's frames arrive: it hands them over to the far end of the link,
+so at its own end only those are seen that come to it. The ports between bridges are inside Open vSwitch and have no
+interface.
 
 dumpcap captures, in the node's namespace. It writes into a file that this process has opened, because it gives up the
 right to write in other users' folders.
@@ -10,6 +12,7 @@ right to write in other users' folders.
 
 from __future__ import annotations
 
+import os
 import re
 import signal
 import subprocess
@@ -23,7 +26,7 @@ from pathlib import Path
 from testbed.errors import Error, MachineError, RequestError
 from testbed.journal import read_journal
 from testbed.namespace import in_namespace
-from topologies.fabric import Element, Fabric, build_fabric
+from topologies.fabric import Element, Fabric, PortKind, build_fabric
 from topologies.loader import load_topology
 
 #: MiB between kernel and dumpcap: a tenth of a second of jumbo frames at 5 Gbit/s.
@@ -50,12 +53,15 @@ class Captured:
 
 def links(fabric: Fabric, nodes: Mapping[str, int]) -> dict[str, Link]:
     """Return the links of a lab by name; *nodes* maps a node's name to the process of its namespace."""
-    balancers = {link.gwlb for link in fabric.appliance_links}
-    found = {name: Link(name, pid, "plain" if name in balancers else "eth0") for name, pid in nodes.items()}
+    found = {name: Link(name, pid, "eth0") for name, pid in nodes.items()}
+    for element in fabric.elements.values():
+        for port in element.ports.values():
+            if port.kind is PortKind.GENEVE and port.resource in nodes:
+                found[port.resource] = Link(port.resource, os.getpid(), port.name)
     for link in fabric.appliance_links:
         if link.gwlb in nodes:
             name = f"{link.gwlb}-{link.appliance}"
-            found[name] = Link(name, nodes[link.gwlb], link.appliance)
+            found[name] = Link(name, nodes[link.appliance], "eth0")
     return found
 
 

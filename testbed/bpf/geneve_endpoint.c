@@ -18,6 +18,7 @@
 #include <linux/bpf.h>
 #include <linux/if_ether.h>
 #include <linux/in.h>
+#include <linux/if_packet.h>
 #include <linux/ip.h>
 #include <linux/ipv6.h>
 #include <linux/pkt_cls.h>
@@ -195,6 +196,16 @@ static __always_inline int count(__u32 counter, int action)
 static __always_inline int drop(__u32 counter)
 {
 	return count(counter, TC_ACT_SHOT);
+}
+
+/* Put a frame where the other end of an interface receives, as if it had crossed the link: without the queue that waits
+ * there for a turn of the processor. What the link would have found out anew is said here; where it cannot be said,
+ * because the packet inside is of another IP version than the frame around it, the frame crosses the link. */
+static __always_inline int hand_over(struct __sk_buff *skb, __u32 interface, __be16 inner)
+{
+	if (inner != bpf_htons(ETH_P_IP) || bpf_skb_change_type(skb, PACKET_HOST))
+		return bpf_redirect(interface, 0);
+	return bpf_redirect_peer(interface, 0);
 }
 
 static __always_inline __u16 checksum(void *words, __u32 size)
@@ -459,7 +470,7 @@ static __noinline int reset(struct __sk_buff *skb, const struct config *cfg, con
 	    bpf_skb_store_bytes(skb, ETH_HLEN, &ip, network, 0) ||
 	    bpf_skb_store_bytes(skb, ETH_HLEN + network, &answer.tcp, sizeof(tcp), 0))
 		return drop(PLAIN_FAILED);
-	return count(RESET, bpf_redirect(cfg->plain, 0));
+	return count(RESET, hand_over(skb, cfg->plain, plain->protocol));
 }
 
 /* Send a plain frame's packet to its target. */
@@ -514,7 +525,7 @@ static __noinline int encapsulate(struct __sk_buff *skb, const struct config *cf
 		traffic->sent.packets++;
 		traffic->sent.bytes += length;
 	}
-	return count(ENCAPSULATED, bpf_redirect(interface, 0));
+	return count(ENCAPSULATED, hand_over(skb, interface, plain->protocol));
 }
 
 static __noinline int from_plain(struct __sk_buff *skb, const struct config *cfg)
@@ -639,7 +650,7 @@ static __noinline int decapsulate(struct __sk_buff *skb, const struct config *cf
 		traffic->returned.packets++;
 		traffic->returned.bytes += length;
 	}
-	return count(DECAPSULATED, bpf_redirect(cfg->plain, 0));
+	return count(DECAPSULATED, hand_over(skb, cfg->plain, header.protocol));
 }
 
 SEC("classifier")

@@ -22,6 +22,7 @@ from scapy.layers.l2 import ARP, Dot1Q, Ether
 from scapy.packet import Packet, Raw
 
 from testbed.bridges import appctl
+from testbed.capture import links
 from testbed.errors import RequestError
 from testbed.geneve_endpoint import CONFIG, INDEX
 from testbed.lab import Lab
@@ -398,11 +399,13 @@ def address_errors(lab: Lab, node: str) -> int:
 
 @pytest.fixture(scope="module")
 def taps(lab: Lab) -> Iterator[dict[tuple[str, str], Tap]]:
-    """A tap on the interface of every node, by node and interface."""
+    """A tap on the link of every node, by node and interface."""
     ends = {(name, "eth0") for name in lab.hosts} - {("gwlb", "eth0"), ("mgmt", "eth0")}
-    ends |= {("gwlb", "plain"), ("mgmt", "network")} | {(name, "mgmt0") for name in lab.firewalls}
+    ends |= {("mgmt", "network")} | {(name, "mgmt0") for name in lab.firewalls}
+    plain = links(lab.fabric, {name: host.pid for name, host in lab.hosts.items()})["gwlb"]
     with ExitStack() as stack:
-        yield {end: stack.enter_context(Tap(lab.host(end[0]).pid, end[1])) for end in sorted(ends)}
+        found = {end: stack.enter_context(Tap(lab.host(end[0]).pid, end[1])) for end in sorted(ends)}
+        yield found | {("gwlb", "plain"): stack.enter_context(Tap(plain.pid, plain.interface))}
 
 
 def seen(taps: Mapping[tuple[str, str], Tap]) -> set[tuple[str, str]]:

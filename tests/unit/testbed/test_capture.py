@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 
 from testbed.capture import Link, find_link, links
@@ -23,8 +25,8 @@ def test_every_node_and_every_appliance_link_has_a_name(fabric: Fabric) -> None:
     assert set(found) == {*NAMES, "gwlb-fw1", "gwlb-fw2", "gwlb-fw3", "gwlb-fw4"}
     assert found["web1"] == Link("web1", NODES["web1"], "eth0")
     assert found["fw1"] == Link("fw1", NODES["fw1"], "eth0")
-    assert found["gwlb"] == Link("gwlb", NODES["gwlb"], "plain")
-    assert found["gwlb-fw3"] == Link("gwlb-fw3", NODES["gwlb"], "fw3")
+    assert found["gwlb"] == Link("gwlb", os.getpid(), "gv-gwlb")
+    assert found["gwlb-fw3"] == Link("gwlb-fw3", NODES["fw3"], "eth0")
 
 
 def test_the_interface_of_the_root_namespace_names_the_link_too(fabric: Fabric) -> None:
