@@ -41,7 +41,7 @@ from testbed.haproxy import HaproxyProcess
 from testbed.journal import Journal, lock, new_journal, read_journal
 from testbed.load_balancer import load_balancer
 from testbed.management import ManagementProcess, management_addresses
-from testbed.nodes import Host, no_offload
+from testbed.nodes import Host, no_offload, steer
 from testbed.routed_firewall import HA_PORTS
 from testbed.running import refusals
 from testbed.service import STATE, TOPOLOGY, Part
@@ -305,6 +305,8 @@ class Lab:
                     f"ip route add {appliance.address}/32 dev {name} src {source}",
                     no_offload(name),
                 ]
+                if self.journal.datapath == "system":
+                    balancer.append(steer(name, os.cpu_count() or 1))
                 yield (
                     self.network[name],
                     [

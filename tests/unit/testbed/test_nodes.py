@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from testbed import nodes
-from testbed.nodes import LINE, command_lines, configure
+from testbed.nodes import LINE, command_lines, configure, steer
 
 
 def test_few_commands_are_one_line() -> None:
@@ -47,3 +47,11 @@ def test_what_a_node_prints_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(nodes, "LINE", 10)
     with pytest.raises(RuntimeError, match=r"^web1: no such thing$"):
         configure([(Shell("web1", "no such thing\n"), ["right way", "wrong way"])])
+
+
+@pytest.mark.parametrize(
+    ("processors", "mask"), [(1, "1"), (2, "3"), (32, "ffffffff"), (40, "ff,ffffffff"), (64, "ffffffff,ffffffff")]
+)
+def test_any_processor_may_receive(processors: int, mask: str) -> None:
+    """Words of 32 bits: what the kernel takes (lib/bitmap-str.c)."""
+    assert f"; then echo {mask} > /sys/class/net/fw1/queues/rx-0/rps_cpus;" in steer("fw1", processors)
