@@ -22,6 +22,8 @@ import struct
 from firewall_vnf.geneve import Malformed
 
 ICMP, TCP, UDP, ICMPV6 = 1, 6, 17, 58
+#: By the bytes of an address. The other version's is a protocol like any other.
+ICMP_OF = {4: ICMP, 16: ICMPV6}
 FIN, SYN, RST, PSH, ACK = 0x01, 0x02, 0x04, 0x08, 0x10
 #: Of these three flags, a segment has at most one.
 _POSSIBLE = frozenset((0, FIN, SYN, RST))
@@ -161,7 +163,7 @@ def reverse_key(key: bytes) -> bytes:
     protocol = protocol_of(key)
     if protocol in (TCP, UDP):
         return addresses + rest[2:4] + rest[0:2] + rest[4:]
-    if protocol in (ICMP, ICMPV6):
+    if protocol == ICMP_OF[size]:
         return addresses + rest[0:2] + bytes((ICMP_ANSWERS.get(rest[2], rest[2]), 0, protocol))
     return addresses + rest
 
@@ -248,7 +250,7 @@ def _quoted_key(frame: bytearray, transport: int, addresses: bytes, protocol: in
     ports = bytes(frame[transport : transport + 4])
     if protocol == TCP:
         return bytes(addresses + ports)
-    if protocol in (ICMP, ICMPV6):
+    if protocol == ICMP_OF[len(addresses) // 2]:
         icmp_type, identifier = _ICMP.unpack_from(frame, transport)
         return _icmp_key(addresses, icmp_type, identifier, protocol)
     return bytes(addresses + (ports if protocol == UDP else b"\0\0\0\0") + bytes((protocol,)))

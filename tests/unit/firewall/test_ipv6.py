@@ -8,7 +8,7 @@ from ipaddress import ip_address
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scapy.layers.inet import TCP, UDP
+from scapy.layers.inet import IP, TCP, UDP
 from scapy.layers.inet6 import (
     ICMPv6DestUnreach,
     ICMPv6EchoReply,
@@ -22,7 +22,7 @@ from scapy.layers.inet6 import (
 )
 from scapy.packet import Packet, Raw
 
-from firewall_vnf.benchmark import ipv4
+from firewall_vnf.benchmark import frame, ipv4
 from firewall_vnf.geneve import INNER, Malformed
 from firewall_vnf.packet import parse_hostile_ipv6, reverse_key
 from firewall_vnf.policy import PolicyError
@@ -147,6 +147,18 @@ def test_extension_headers_are_skipped() -> None:
     assert bench.send(six(OUT / datagram))
     assert bench.session.packets_sent == 2
     assert bench.session.bytes_sent == 2 * (40 + 12) + 16
+
+
+@pytest.mark.parametrize(
+    ("there", "back"), [(OUT, BACK), (IP(src="10.0.0.1", dst="10.0.0.2"), IP(src="10.0.0.2", dst="10.0.0.1"))]
+)
+def test_the_other_versions_icmp_is_a_protocol_like_any_other(there: Packet, back: Packet) -> None:
+    bench, other = Bench(), {6: 1, 4: 58}[there.version]
+    for packet in (there, back):
+        packet = packet.copy()
+        setattr(packet, "nh" if there.version == 6 else "proto", other)
+        assert bench.send((six if there.version == 6 else frame)(bytes(packet / bytes(20))))
+    assert (bench.session.packets_sent, bench.session.packets_received) == (1, 1)
 
 
 DATAGRAM = OUT / UDP(sport=5000, dport=9) / Raw(b"data")
