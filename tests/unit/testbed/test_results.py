@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 from datetime import datetime, timezone
 from pathlib import Path
@@ -104,6 +105,7 @@ def test_the_processors_name() -> None:
     assert manifest.cpu_model("Hardware: Pi") is None
 
 
+@pytest.mark.skipif(not shutil.which("git"), reason="needs git: install it with apt-get install git")
 def test_the_git_revision_says_when_the_checkout_is_dirty(tmp_path: Path) -> None:
     assert manifest.git_revision(tmp_path) is None
     git = ["git", "-C", str(tmp_path), "-c", "user.name=n", "-c", "user.email=e"]
