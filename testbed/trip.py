@@ -191,7 +191,7 @@ def observe(lab: Lab, client: Host, server: Host) -> Iterator[Trip]:
     ends = {client.address, server.address}
     with ExitStack() as stack:
         taps = {
-            link.appliance: stack.enter_context(Tap(lab.host(link.gwlb).pid, link.appliance))
+            link.appliance: stack.enter_context(Tap(lab.host(link.appliance).pid, "eth0"))
             for link in lab.fabric.appliance_links
         }
         old_sessions = {(session.firewall, session.id) for session in sessions(lab)}
