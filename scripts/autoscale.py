@@ -33,7 +33,7 @@ GROUP = "gwlb-asg"
 #: Bits per second, and flows, of a step of the load: one step is enough for 3 firewalls, two are for 6.
 STEP, STREAMS = 55e6, 12
 #: Seconds of the service's time: those that the group may take to follow, and those that a firewall may take to start.
-PATIENCE, START = 7200.0, 80.0
+PATIENCE, START = 7200.0, 30.0
 #: The service's time passes so much faster, where firewalls start fast enough.
 FASTEST = 60.0
 #: Seconds between two looks at the firewalls.
