@@ -19,8 +19,9 @@ packets; then an undecided session is unknown, and what is identified stays so. 
 
 from __future__ import annotations
 
-from firewall_vnf.applications import ICMP, ICMPV6, INCOMPLETE, INSUFFICIENT_DATA, TCP, UDP
+from firewall_vnf.applications import INCOMPLETE, INSUFFICIENT_DATA
 from firewall_vnf.decoders import DATAGRAM_DECODERS, STREAM_DECODERS, Match, StreamDecoder, Undecided
+from firewall_vnf.packet import ICMP, ICMPV6, TCP, UDP
 
 #: Bytes kept of each direction of a TCP session: a ClientHello with post-quantum keys is about 2,000.
 LIMIT = 4096

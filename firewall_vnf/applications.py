@@ -12,7 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum
 
-ICMP, TCP, UDP, ICMPV6 = 1, 6, 17, 58
+from firewall_vnf.packet import ICMP, ICMPV6, TCP, UDP
 
 #: Written in place of an application: no data after the TCP handshake, or no handshake.
 INCOMPLETE = "incomplete"

@@ -35,7 +35,7 @@ from firewall_vnf import libbpf
 from firewall_vnf.bpf_object import counter_meanings, find_program
 from firewall_vnf.libbpf import BpfError
 from firewall_vnf.offload import LEASE, Offload
-from firewall_vnf.packet import TCP, address_size
+from firewall_vnf.packet import TCP, split_key
 from firewall_vnf.session import Session
 
 SOURCE = Path(__file__).parent / "bpf" / "session_offload.c"
@@ -98,10 +98,9 @@ class _Place:
 
     def __init__(self, index: int, session: Session) -> None:
         self.index = index
-        size, protocol = address_size(session.key), session.protocol
         self.keys = [
-            flow_key(session.endpoint.id, key[:size], key[size : 2 * size], key[2 * size :][:4], protocol)
-            for key in (session.key, session.reverse)
+            flow_key(session.endpoint.id, source, destination, rest[:4], session.protocol)
+            for source, destination, rest in map(split_key, (session.key, session.reverse))
         ]
         self.known = (0, 0, 0, 0)
         self.due = 0.0

@@ -69,6 +69,7 @@ from firewall_vnf.packet import (
     address_size,
     parse_hostile_ipv6,
     parse_hostile_packet,
+    split_key,
 )
 from firewall_vnf.ranges import number
 from firewall_vnf.session import ACTIVE, CLOSED, CLOSING, DISCARD, Endpoint, EndReason, Session, SessionTable
@@ -334,12 +335,10 @@ class Engine:
 
     def _open(self, endpoint: Endpoint, packet: Packet, now: float) -> str | None:
         """Set up the session of a first packet."""
-        key = packet.key
-        size = address_size(key)
-        ports = 2 * size
-        if key[:size] == key[size:ports]:
+        source, destination, rest = split_key(packet.key)
+        if source == destination:
             return "flow_land"
-        if packet.protocol in (TCP, UDP) and b"\0\0" in (key[ports : ports + 2], key[ports + 2 : ports + 4]):
+        if packet.protocol in (TCP, UDP) and b"\0\0" in (rest[0:2], rest[2:4]):
             return "flow_parse_l4_port"
         if packet.protocol == TCP and packet.flags & (SYN | ACK) != SYN:
             if self.config.tcp_reject_non_syn or packet.flags & (SYN | RST):

@@ -10,7 +10,7 @@ from __future__ import annotations
 import struct
 
 from firewall_vnf.geneve import checksum
-from firewall_vnf.packet import ACK, FIN, ICMP, ICMPV6, RST, SYN, TCP, Packet, address_size, reverse_key
+from firewall_vnf.packet import ACK, FIN, ICMP, ICMPV6, RST, SYN, TCP, Packet, address_size, reverse_key, split_key
 
 HOP_LIMIT = 64
 #: Bytes that every IPv6 link carries: an ICMPv6 error is no longer (RFC 4443, 2.4).
@@ -53,19 +53,17 @@ def unreachable(packet: Packet) -> bytes:
 
 
 def _reset(key: bytes, sequence: int, acknowledgement: int) -> bytes:
-    ports = 2 * address_size(key)
-    source, destination = struct.unpack_from("!HH", key, ports)
+    source, destination = struct.unpack_from("!HH", split_key(key)[2])
     segment = _TCP.pack(source, destination, sequence, acknowledgement, 0x50, RST | ACK, 0, 0, 0)
     return _packet(key, TCP, segment, checksum_at=16)
 
 
 def _packet(key: bytes, protocol: int, payload: bytes, checksum_at: int, pseudo: bool = True) -> bytes:
     """Return the IP packet with *payload*, whose checksum is filled in; of IPv4's ICMP it has no *pseudo* header."""
-    size = address_size(key)
-    source, destination = key[:size], key[size : 2 * size]
+    source, destination, _ = split_key(key)
     covered = (source + destination + struct.pack("!II", len(payload), protocol) if pseudo else b"") + payload
     payload = payload[:checksum_at] + struct.pack("!H", checksum(covered)) + payload[checksum_at + 2 :]
-    if size == 16:
+    if len(source) == 16:
         return _IPV6.pack(6 << 28, len(payload), protocol, HOP_LIMIT) + source + destination + payload
     fields = (0x45, 0, 20 + len(payload), 0, 0x4000, HOP_LIMIT, protocol)
     header = _IPV4.pack(*fields, 0, source, destination)

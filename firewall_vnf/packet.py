@@ -109,15 +109,8 @@ def parse_hostile_packet(frame: bytearray, start: int, end: int) -> Packet:
     packet = Packet(frame, protocol, start, start + header, start + total)
     if fragment & 0x3FFF:
         packet.fragment = True
-        return packet
-    if protocol == TCP:
-        _parse_tcp(packet, addresses)
-    elif protocol == UDP:
-        _parse_udp(packet, addresses)
-    elif protocol == ICMP:
-        _parse_icmp(packet, addresses)
     else:
-        packet.key = addresses + bytes((0, 0, 0, 0, protocol))
+        _parse_transport(packet, addresses)
     return packet
 
 
@@ -133,20 +126,20 @@ def parse_hostile_ipv6(frame: bytearray, start: int, end: int) -> Packet:
     packet = Packet(frame, protocol, start, transport, end)
     if protocol == FRAGMENT:
         packet.fragment = True
-    elif protocol == TCP:
-        _parse_tcp(packet, addresses)
-    elif protocol == UDP:
-        _parse_udp(packet, addresses)
-    elif protocol == ICMPV6:
-        _parse_icmp(packet, addresses)
     else:
-        packet.key = addresses + bytes((0, 0, 0, 0, protocol))
+        _parse_transport(packet, addresses)
     return packet
 
 
 def address_size(key: bytes) -> int:
     """Return the bytes of each address in *key*: 4 or 16."""
     return 4 if len(key) < 36 else 16
+
+
+def split_key(key: bytes) -> tuple[bytes, bytes, bytes]:
+    """Return source address, destination address and the rest, which begins with the ports where there are any."""
+    size = address_size(key)
+    return key[:size], key[size : 2 * size], key[2 * size :]
 
 
 def protocol_of(key: bytes) -> int:
@@ -158,12 +151,11 @@ def reverse_key(key: bytes) -> bytes:
     """Return the key of the answer to a packet with *key*."""
     if len(key) == 12:  # the usual one, TCP over IPv4, without detours
         return key[4:8] + key[0:4] + key[10:12] + key[8:10]
-    size = address_size(key)
-    addresses, rest = key[size : 2 * size] + key[:size], key[2 * size :]
-    protocol = protocol_of(key)
+    source, destination, rest = split_key(key)
+    addresses, protocol = destination + source, protocol_of(key)
     if protocol in (TCP, UDP):
         return addresses + rest[2:4] + rest[0:2] + rest[4:]
-    if protocol == ICMP_OF[size]:
+    if protocol == ICMP_OF[len(source)]:
         return addresses + rest[0:2] + bytes((ICMP_ANSWERS.get(rest[2], rest[2]), 0, protocol))
     return addresses + rest
 
@@ -181,6 +173,19 @@ def _skip_extensions(frame: bytearray, protocol: int, first: int, end: int) -> t
         if at > end or at > first + LONGEST_CHAIN:
             raise Malformed("flow_parse_ip")
     return protocol, at
+
+
+def _parse_transport(packet: Packet, addresses: bytes) -> None:
+    """Parse what is behind the IP header, and set the packet's key."""
+    protocol = packet.protocol
+    if protocol == TCP:
+        _parse_tcp(packet, addresses)
+    elif protocol == UDP:
+        _parse_udp(packet, addresses)
+    elif protocol == ICMP_OF[len(addresses) // 2]:
+        _parse_icmp(packet, addresses)
+    else:
+        packet.key = addresses + bytes((0, 0, 0, 0, protocol))
 
 
 def _parse_tcp(packet: Packet, addresses: bytes) -> None:

@@ -17,7 +17,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
-from firewall_vnf.applications import APPLICATIONS, ICMP, ICMPV6, NOT_IDENTIFIED, TCP, UDP, Action
+from firewall_vnf.applications import APPLICATIONS, NOT_IDENTIFIED, Action
+from firewall_vnf.packet import ICMP, ICMPV6, TCP, UDP
 from firewall_vnf.policy_file import DefaultRuleForm, PolicyError, PolicyForm, parse_policy, read_policy
 from firewall_vnf.policy_objects import DEFAULT_RULES, OTHER_PROTOCOL, Selector, resolve_rules
 from firewall_vnf.ranges import Index, covers

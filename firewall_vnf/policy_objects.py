@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from ipaddress import ip_address, ip_interface
 from typing import Generic, TypeVar
 
-from firewall_vnf.applications import APPLICATIONS, TCP, UDP
+from firewall_vnf.applications import APPLICATIONS
+from firewall_vnf.packet import TCP, UDP
 from firewall_vnf.policy_file import ANY, APPLICATION_DEFAULT, NAME, PolicyError, PolicyForm, suggestion
 from firewall_vnf.ranges import ADDRESSES, PORTS, Ranges, complement, number, union
 

@@ -31,7 +31,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from firewall_vnf.applications import INCOMPLETE
 from firewall_vnf.geneve import endpoint_name
-from firewall_vnf.packet import ICMP, ICMPV6, TCP, UDP, Packet, address_size, protocol_of, reverse_key
+from firewall_vnf.packet import ICMP, ICMPV6, TCP, UDP, Packet, protocol_of, reverse_key, split_key
 
 if TYPE_CHECKING:
     from firewall_vnf.app_id import Identification
@@ -189,23 +189,20 @@ class Session:
 
     @property
     def source(self) -> IPv4Address | IPv6Address:
-        return ip_address(self.key[: address_size(self.key)])
+        return ip_address(split_key(self.key)[0])
 
     @property
     def destination(self) -> IPv4Address | IPv6Address:
-        size = address_size(self.key)
-        return ip_address(self.key[size : 2 * size])
+        return ip_address(split_key(self.key)[1])
 
     @property
     def source_port(self) -> int:
         """The port; of an ICMP dialogue the identifier, of all else 0."""
-        ports = 2 * address_size(self.key)
-        return int.from_bytes(self.key[ports : ports + 2], "big")
+        return int.from_bytes(split_key(self.key)[2][0:2], "big")
 
     @property
     def destination_port(self) -> int:
-        ports = 2 * address_size(self.key)
-        return int.from_bytes(self.key[ports + 2 : ports + 4], "big") if self.protocol in (TCP, UDP) else 0
+        return int.from_bytes(split_key(self.key)[2][2:4], "big") if self.protocol in (TCP, UDP) else 0
 
     @property
     def zone(self) -> str:

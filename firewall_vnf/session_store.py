@@ -30,7 +30,7 @@ from typing import TYPE_CHECKING, Annotated, NamedTuple, Protocol
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from firewall_vnf.applications import APPLICATIONS
-from firewall_vnf.packet import UDP, address_size, reverse_key
+from firewall_vnf.packet import UDP, reverse_key, split_key
 from firewall_vnf.session import ACTIVE, Session
 
 if TYPE_CHECKING:
@@ -259,8 +259,8 @@ class Sharing:
 def record_key(session: Session) -> str:
     """Return the key of the session's record: the same for both directions, and for all endpoints of a zone."""
     protocol = "udp" if session.protocol == UDP else "tcp"
-    ends = min(session.key, session.reverse)
-    return f"bumpwire:session:{session.zone}:{protocol}:{ends[: 2 * address_size(ends) + 4].hex()}"
+    source, destination, rest = split_key(min(session.key, session.reverse))
+    return f"bumpwire:session:{session.zone}:{protocol}:{(source + destination + rest[:4]).hex()}"
 
 
 def make_record(session: Session, epoch: float) -> str:

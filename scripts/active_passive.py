@@ -24,8 +24,9 @@ from testbed.results import Table
 from testbed.run import Run
 from testbed.scenario import main
 from testbed.timeline import Event, Kind, Timeline
+from topologies.fabric import interface
 from topologies.loader import load_topology
-from topologies.model import Topology
+from topologies.model import Topology, interface_name
 
 #: What a busy machine may add to a time that is configured, in seconds.
 SLACK = 3.0
@@ -92,8 +93,7 @@ def failover(run: Run, lab: Lab, zone: str, client: Host, server: Host, flows: i
         lab.firewalls[dying].kill(meant=True)
         lab.wait(lambda: ha(lab, heir)["state"] == "active", f"{heir} to be active")
         promoted = time.monotonic()
-        lab.wait(lambda: target(lab, zone) == f"{heir}-trust", f"the route to {heir}")
-        lab.wait(lab.settled, "the switches to follow")
+        wait_for_route(lab, zone, heir)
         moved = time.monotonic()
         wait_for_flows(traffic, moved)
         lab.firewalls[dying].start()
@@ -133,15 +133,14 @@ def lose_link(run: Run, lab: Lab, client: Host, server: Host, flows: int) -> Non
     with run.flows(client, server, tcp=flows, dead_after=15, connect_timeout=1) as traffic:
         lab.wait(lambda: ha(lab, heir)["synchronized"] >= flows, "all copies")
         lost = time.monotonic()
-        data_link(lab, f"{losing}-trust", on=False)
+        trust_link(losing, on=False)
         lab.wait(lambda: states(lab, losing, heir) == ["non-functional", "active"], f"{heir} to be active")
         handed = time.monotonic()
         reason = ha(lab, losing)["reason"]
         run.results.tables.append(pair_table(lab, f"{losing} has lost its trust link"))
-        lab.wait(lambda: target(lab, "a") == f"{heir}-trust", f"the route to {heir}")
-        lab.wait(lab.settled, "the switches to follow")
+        wait_for_route(lab, "a", heir)
         wait_for_flows(traffic, time.monotonic())
-        data_link(lab, f"{losing}-trust", on=True)
+        trust_link(losing, on=True)
         lab.wait(lambda: states(lab, losing, heir) == ["passive", "active"], f"{losing} to take part again")
 
     line = run.timeline(f"{losing} loses a link", traffic, Event(lost, Kind.FAILURE, f"{losing}: trust link down"))
@@ -220,8 +219,7 @@ def hand_back(lab: Lab, active: str, passive: str) -> None:
     lab.wait(lambda: not ha(lab, active)["unsent"], "all copies")
     lab.firewalls[active].control.suspend()
     lab.wait(lambda: states(lab, passive, active) == ["active", "suspended"], f"{passive} to be active")
-    lab.wait(lambda: target(lab, "a") == f"{passive}-trust", f"the route to {passive}")
-    lab.wait(lab.settled, "the switches to follow")
+    wait_for_route(lab, "a", passive)
 
 
 def capacity(run: Run, lab: Lab, client: Host, server: Host, seconds: float, rate_scale: float) -> None:
@@ -270,6 +268,12 @@ def capacity(run: Run, lab: Lab, client: Host, server: Host, seconds: float, rat
     lab.wait(lambda: states(lab, active, passive) == ["active", "passive"], f"{passive} to come back")
 
 
+def wait_for_route(lab: Lab, zone: str, name: str) -> None:
+    """Wait until a zone's traffic is routed to a firewall."""
+    lab.wait(lambda: target(lab, zone) == f"{name}-trust", f"the route to {name}")
+    lab.wait(lab.settled, "the switches to follow")
+
+
 def wait_for_flows(traffic: Traffic, mended: float) -> None:
     """Wait until every flow has gone on or is dead: TCP's waiting for the next try has doubled meanwhile."""
     traffic.wait(lambda status: status.time > mended + 1 and not status.silent, "the flows to go on")
@@ -289,11 +293,9 @@ def links(lab: Lab, *names: str, on: bool) -> None:
     nodes.configure([(lab.network["fw1"], [f"ip link set {name} {'up' if on else 'down'}" for name in names])])
 
 
-def data_link(lab: Lab, interface: str, on: bool) -> None:
-    """Take the link of a firewall's *interface* down at the router's end, or bring it up again."""
-    ports = (port for element in lab.fabric.elements.values() for port in element.ports.values())
-    (name,) = (port.name for port in ports if port.resource == interface)
-    subprocess.run(["ip", "link", "set", name, "up" if on else "down"], check=True)
+def trust_link(name: str, on: bool) -> None:
+    """Take the link of a firewall's trust interface down at the router's end, or bring it up again."""
+    subprocess.run(["ip", "link", "set", interface(interface_name(name, "trust")), "up" if on else "down"], check=True)
 
 
 def forwarding(lab: Lab, name: str, on: bool) -> None:

@@ -26,7 +26,7 @@ from pathlib import Path
 from testbed.errors import Error, MachineError, RequestError
 from testbed.journal import read_journal
 from testbed.namespace import in_namespace
-from topologies.fabric import Element, Fabric, PortKind, build_fabric
+from topologies.fabric import Element, Fabric, build_fabric, geneve_interface
 from topologies.loader import load_topology
 
 #: MiB between kernel and dumpcap: a tenth of a second of jumbo frames at 5 Gbit/s.
@@ -54,12 +54,9 @@ class Captured:
 def links(fabric: Fabric, nodes: Mapping[str, int]) -> dict[str, Link]:
     """Return the links of a lab by name; *nodes* maps a node's name to the process of its namespace."""
     found = {name: Link(name, pid, "eth0") for name, pid in nodes.items()}
-    for element in fabric.elements.values():
-        for port in element.ports.values():
-            if port.kind is PortKind.GENEVE and port.resource in nodes:
-                found[port.resource] = Link(port.resource, os.getpid(), port.name)
     for link in fabric.appliance_links:
         if link.gwlb in nodes:
+            found[link.gwlb] = Link(link.gwlb, os.getpid(), geneve_interface(link.gwlb))
             name = f"{link.gwlb}-{link.appliance}"
             found[name] = Link(name, nodes[link.appliance], "eth0")
     return found

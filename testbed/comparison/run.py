@@ -85,12 +85,11 @@ def show(run: Run, claims: Sequence[Claim]) -> None:
         run.narrator.console.print(report.grid(replace(table, title="")))
     for check in run.results.checks:
         run.narrator.check(check)
-    for claim in claims:
-        if claim.verdict is Verdict.NOT_DECIDED:
-            text = f"  ? {claim.name} not decided: {claim.detail}"
-            run.narrator.console.print(text, markup=False, highlight=False, soft_wrap=True)
-    decided = sum(claim.verdict is not Verdict.NOT_DECIDED for claim in claims)
-    run.narrator.title(f"{decided} of {len(claims)} claims decided")
+    undecided = [claim for claim in claims if claim.verdict is Verdict.NOT_DECIDED]
+    for claim in undecided:
+        text = f"  ? {claim.name} not decided: {claim.detail}"
+        run.narrator.console.print(text, markup=False, highlight=False, soft_wrap=True)
+    run.narrator.title(f"{len(claims) - len(undecided)} of {len(claims)} claims decided")
 
 
 def choose(architectures: Sequence[Architecture], settings: Settings) -> dict[str, Architecture]:

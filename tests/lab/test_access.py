@@ -6,6 +6,7 @@ dropped, and no tap on any other link has seen the mark.
 
 from __future__ import annotations
 
+import os
 import socket
 import struct
 from collections.abc import Iterator, Mapping
@@ -22,7 +23,6 @@ from scapy.layers.l2 import ARP, Dot1Q, Ether
 from scapy.packet import Packet, Raw
 
 from testbed.bridges import appctl
-from testbed.capture import links
 from testbed.errors import RequestError
 from testbed.geneve_endpoint import CONFIG, INDEX
 from testbed.lab import Lab
@@ -32,7 +32,7 @@ from testbed.trip import settle
 from testbed.wire import Tap
 from tests.lab.test_geneve_endpoint import half_sip_hash
 from topologies import loader
-from topologies.fabric import ROUTER_MAC, endpoint_index, mac_address
+from topologies.fabric import ROUTER_MAC, endpoint_index, geneve_interface, mac_address
 from topologies.ids import endpoint_ids, endpoint_number
 from topologies.model import Topology
 
@@ -403,10 +403,9 @@ def taps(lab: Lab) -> Iterator[dict[tuple[str, str], Tap]]:
     """A tap on the link of every node, by node and interface."""
     ends = {(name, "eth0") for name in lab.hosts} - {("gwlb", "eth0"), ("mgmt", "eth0")}
     ends |= {("mgmt", "network")} | {(name, "mgmt0") for name in lab.firewalls}
-    plain = links(lab.fabric, {name: host.pid for name, host in lab.hosts.items()})["gwlb"]
     with ExitStack() as stack:
         found = {end: stack.enter_context(Tap(lab.host(end[0]).pid, end[1])) for end in sorted(ends)}
-        yield found | {("gwlb", "plain"): stack.enter_context(Tap(plain.pid, plain.interface))}
+        yield found | {("gwlb", "plain"): stack.enter_context(Tap(os.getpid(), geneve_interface("gwlb")))}
 
 
 def seen(taps: Mapping[tuple[str, str], Tap]) -> set[tuple[str, str]]:

@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from firewall_vnf.app_id import LIMIT, PACKETS, Identification
-from firewall_vnf.applications import APPLICATIONS, ICMP, NOT_IDENTIFIED, TCP, UDP
+from firewall_vnf.applications import APPLICATIONS, NOT_IDENTIFIED
+from firewall_vnf.packet import ICMP, TCP, UDP
 
 CLIENT, SERVER = 0, 1
 GET = b"GET / HTTP/1.1\r\nHost: web1\r\n\r\n"

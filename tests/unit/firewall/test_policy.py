@@ -11,7 +11,8 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from firewall_vnf.applications import APPLICATIONS, ICMP, NOT_IDENTIFIED, TCP, UDP
+from firewall_vnf.applications import APPLICATIONS, NOT_IDENTIFIED
+from firewall_vnf.packet import ICMP, TCP, UDP
 from firewall_vnf.policy import Action, Policy, Rule
 from firewall_vnf.policy_file import schema
 
