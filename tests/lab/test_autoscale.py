@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from scripts.autoscale import fitting
 from testbed.lab import Lab
 from testbed.scenario import find
 from testbed.teardown import lab_processes
@@ -44,7 +45,7 @@ def test_the_story(tmp_path: Path) -> None:
 
 
 def test_a_group_is_resized_by_hand_and_heals() -> None:
-    with Lab(load_topology("autoscale"), time_scale=60) as lab:
+    with Lab(load_topology("autoscale"), time_scale=fitting()) as lab:
         assert sorted(instances(lab)) == ["fw1", "fw2"]
         refused = bumpwire("set", "gwlb-asg", "DesiredCapacity=7")
         assert (refused.returncode, len(refused.stderr.strip().splitlines())) == (2, 1), refused.stderr
@@ -73,7 +74,7 @@ def test_a_group_is_resized_by_hand_and_heals() -> None:
 
 
 def test_instances_end_with_the_lab_even_without_their_group() -> None:
-    with Lab(load_topology("autoscale"), time_scale=60) as lab:
+    with Lab(load_topology("autoscale"), time_scale=fitting()) as lab:
         token = lab.journal.token
         assert lab.management is not None
         lab.management.kill()
