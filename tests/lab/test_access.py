@@ -99,7 +99,8 @@ def test_a_pending_endpoint_carries_nothing_and_an_accepted_one_carries_at_once(
         after = lab.flow_counters()
         accept(lab)
         accepted = traffic.status()
-        traffic.wait(lambda status: status.connected >= 5, "connections that succeed")
+        # At most 10 have waited up to a second; the others were started later.
+        traffic.wait(lambda status: status.connected >= 15, "connections that succeed")
     # The route to the endpoint drops: nothing came to the load balancer, and no firewall was asked.
     dropped = [f"security/tgw-attach-{az} 10.0.0.0/8" for az in "ab"]
     assert sum(after[name] - before[name] for name in dropped) >= 5
