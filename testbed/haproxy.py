@@ -48,22 +48,28 @@ class HaproxyProcess(Part):
         self._time_scale = time_scale
         self._configuration = directory / f"{balancer.name}.cfg"
         self._socket = socket_file(balancer, directory)
+        self._master = directory / f"{balancer.name}.master.sock"
         self._state = state_file(balancer, directory)
         self.start()
 
     def start(self) -> None:
         """Start it; what an earlier one knew of its targets is forgotten. Raises MachineError where it is missing."""
-        self._socket.unlink(missing_ok=True)
+        for file in (self._socket, self._master):
+            file.unlink(missing_ok=True)
         self._state.write_text("1\n")  # the file's version; no targets yet
         self._write()
         self._route_replies()
-        command = [program("haproxy"), "-W", "-f", str(self._configuration)]
+        command = [program("haproxy"), "-W", "-S", f"{self._master},mode,600", "-f", str(self._configuration)]
         self._from = self.log.stat().st_size if self.log.exists() else 0
         with self.log.open("a") as log:
             self.process = self._node.popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
 
     def ready(self) -> bool:
-        """Whether its listeners are open."""
+        """Whether its listeners are open, and it can be loaded anew: a master that starts anew loses signals."""
+        try:
+            self.ask("show proc", master=True)
+        except LoadBalancerError:
+            return False
         return self._worker() is not None
 
     def wait_ready(self, timeout: float = PATIENCE) -> None:
@@ -85,6 +91,7 @@ class HaproxyProcess(Part):
 
         Targets that stay keep their health. Raises LoadBalancerError when HAProxy refuses; it goes on as it was then.
         """
+        self.wait_ready(timeout)
         before, known, logged = self._worker(), self.balancer, self.log.stat().st_size
         self._state.write_text(self.ask("show servers state"))
         self.balancer = balancer
@@ -102,13 +109,17 @@ class HaproxyProcess(Part):
                 )
             time.sleep(0.01)
 
-    def ask(self, command: str) -> str:
-        """Return the answer to a command of HAProxy's "Management Guide". Raises LoadBalancerError without one."""
+    def ask(self, command: str, master: bool = False) -> str:
+        """Return the answer of the worker, or the *master*, to a command of HAProxy's "Management Guide".
+
+        Raises LoadBalancerError without one.
+        """
         try:
             with socket.socket(socket.AF_UNIX) as connection:
                 connection.settimeout(ANSWER)
-                connection.connect(str(self._socket))
+                connection.connect(str(self._master if master else self._socket))
                 connection.sendall(f"{command}\n".encode())
+                connection.shutdown(socket.SHUT_WR)  # the master waits for more
                 with connection.makefile() as answer:
                     return answer.read().strip() + "\n"
         except OSError as error:

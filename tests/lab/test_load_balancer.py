@@ -336,6 +336,14 @@ def test_a_reload_under_traffic_loses_nothing(sandwich: Sandwich, apps: list[Any
         assert [connection.error for connection in traffic.report.connections if connection.error] == []
 
 
+def test_reloads_in_a_row_are_all_in_force(sandwich: Sandwich) -> None:
+    group = TargetGroup("app", (Target("app1", APP1, 8090),), DEFAULT_CHECK["network"])
+    with sandwich.balancer("internal", LoadBalancer("internal", "network", (Listener(9100, group),))) as inside:
+        for port in range(9101, 9109):
+            inside.reload(replace(inside.balancer, listeners=(Listener(port, group),)))
+            assert listening_ports(sandwich.nodes["internal"].pid) >= {port}
+
+
 def test_a_reload_that_cannot_be_says_why_and_changes_nothing(sandwich: Sandwich, apps: list[Any]) -> None:
     with sandwich.up() as (outside, _):
         taken = source_log.application(sandwich.nodes["public"], SECOND["public"])
