@@ -394,7 +394,9 @@ def test_new_flows_are_balanced_and_a_target_less_moves_its_share_alone(lab: Lab
     shares = Counter(dealt(lab, count).values())
     assert shares.keys() == {"fw1", "fw2"}  # of the endpoint's zone
     assert min(shares.values()) > count / 2 * 0.7
-    with lab.attributes("gwlb", CROSS_ZONE | {DELAY: "50"}), east_west(lab) as traffic:
+    # Slow flows: on a slow machine, looking at each packet takes longer than others send one.
+    slow = {"interval": 1.0, "gap": 2.0}
+    with lab.attributes("gwlb", CROSS_ZONE | {DELAY: "50"}), east_west(lab, **slow) as traffic:
         for name in lab.firewalls:
             lab.wait_target(name, "healthy")
         traffic.wait_established()
