@@ -17,7 +17,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 from types import TracebackType
@@ -64,6 +64,8 @@ from topologies.model import HighAvailability, Topology
 
 #: Seconds that the parts of a lab are given to come up before the lab gives up; emulated machines are slow.
 PATIENCE = 60.0
+#: Seconds after which a lab that does not end is told to once more.
+TELL_AGAIN = 10.0
 
 #: What a lab cannot be built without, by the doctor's names.
 NEEDS = ("root", "Open vSwitch", "Mininet", "BPF", "iproute2", "ethtool")
@@ -583,16 +585,17 @@ def end_running_lab() -> str:
 
     Raises MachineError when a running lab does not end.
     """
-    left = read_journal()
-    held = lock()
-    if held is None and left is not None:
-        os.kill(left.pid, signal.SIGTERM)
-    deadline = time.monotonic() + PATIENCE
-    while held is None:
-        if time.monotonic() > deadline:
+    deadline, again = time.monotonic() + PATIENCE, 0.0
+    while (held := lock()) is None:
+        now, left = time.monotonic(), read_journal()
+        if now > deadline:
             raise MachineError(f"the lab does not end: kill process {left.pid if left else '?'} and repeat")
+        if left is not None and now >= again:
+            # More than once: Python's input() loses what a signal raises while it flushes its prompt.
+            with suppress(ProcessLookupError):
+                os.kill(left.pid, signal.SIGTERM)
+            again = now + TELL_AGAIN
         time.sleep(0.05)
-        held = lock()
     with held:
         left = read_journal()
         if left is None:

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -41,12 +42,12 @@ def start_up() -> subprocess.Popen[str]:
 
 
 def wait_until_up(lab: subprocess.Popen[str]) -> None:
-    """Wait for the prompt's greeting."""
+    """Wait for the prompt's greeting, and until it sleeps: while it greets, Python loses what a signal raises."""
     assert lab.stdout is not None
-    for line in lab.stdout:
-        if "NODE COMMAND" in line:
-            return
-    pytest.fail("the prompt never came")
+    if not any("NODE COMMAND" in line for line in lab.stdout):
+        pytest.fail("the prompt never came")
+    while lab.poll() is None and Path(f"/proc/{lab.pid}/stat").read_text().rpartition(")")[2].split()[0] != "S":
+        time.sleep(0.01)
 
 
 def settled(before: dict[str, Any]) -> dict[str, Any]:
