@@ -37,10 +37,10 @@ def test_the_tour_and_the_stories_in_it(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "settings"),
     [
-        ("failover", ["flows=16"]),
+        ("failover", ["flows=16", "time_scale=20"]),
         ("drain", ["flows=16"]),
         ("zones", ["flows=16"]),
-        ("idle-timeout", []),
+        ("idle-timeout", ["time_scale=115"]),
     ],
 )
 def test_scenario_of_the_managed_service(name: str, settings: list[str], tmp_path: Path) -> None:
