@@ -33,7 +33,7 @@ class LoadBalancerError(Error):
 
 
 class HaproxyProcess(Part):
-    """HAProxy as *balancer* on *node*; configuration, log and socket are ``NAME.*`` in *directory*.
+    """HAProxy as *balancer* on *node*; configuration, log and sockets are ``NAME.*`` in *directory*.
 
     A master process with one worker: a new configuration gets a new worker, which takes over the listening sockets, and
     the old one ends with its last connection.

@@ -341,7 +341,7 @@ def test_reloads_in_a_row_are_all_in_force(sandwich: Sandwich) -> None:
     with sandwich.balancer("internal", LoadBalancer("internal", "network", (Listener(9100, group),))) as inside:
         for port in range(9101, 9109):
             inside.reload(replace(inside.balancer, listeners=(Listener(port, group),)))
-            assert listening_ports(sandwich.nodes["internal"].pid) >= {port}
+            assert port in listening_ports(sandwich.nodes["internal"].pid)
 
 
 def test_a_reload_that_cannot_be_says_why_and_changes_nothing(sandwich: Sandwich, apps: list[Any]) -> None:

@@ -397,7 +397,7 @@ def test_new_flows_are_balanced_and_a_target_less_moves_its_share_alone(lab: Lab
     # Slow flows: on a slow machine, looking at each packet takes longer than others send one.
     slow = {"interval": 1.0, "gap": 2.0}
     with lab.attributes("gwlb", CROSS_ZONE | {DELAY: "50"}), east_west(lab, **slow) as traffic:
-        lab.wait(lambda: set(slots(lab, "a")) == set(lab.firewalls), "each zone to find all targets healthy")
+        lab.wait(lambda: set(slots(lab, "a")) == set(lab.firewalls), "zone a to give flows to all targets")
         traffic.wait_established()
         earlier, first = slots(lab, "a"), dealt(lab, count)
         shares = Counter(first.values())
