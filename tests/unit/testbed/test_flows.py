@@ -263,7 +263,7 @@ def test_a_flow_that_is_refused_was_never_established() -> None:
     report = client_against(None, replace(LONG, connect_every=0.01), lambda status: status.failed > 3)
     assert [(flow.established, flow.cause) for flow in report.flows] == [(None, "refused")] * 2
     assert {connection.error for connection in report.connections} == {"refused"}
-    assert len({connection.local_port for connection in report.connections}) == len(report.connections)
+    assert all(connection.local_port > 0 for connection in report.connections)  # the system may choose one again
 
 
 def test_new_connections_time_out_while_others_are_tried() -> None:
