@@ -33,12 +33,14 @@ GROUP = "gwlb-asg"
 #: Bits per second, and flows, of a step of the load: one step is enough for 3 firewalls, two are for 6. Where less than
 #: two get through and the group has only 4, one is still below what keeps 4.
 STEP, STREAMS = 26e6, 12
-#: Seconds of the service's time: those that the group may take to follow, and those that a firewall may take to start.
-PATIENCE, START = 7200.0, 30.0
 #: The service's time passes so much faster, where firewalls start fast enough.
 FASTEST = 60.0
-#: Seconds between two looks at the firewalls.
-LOOK = 0.25
+#: In seconds of the service's time: what the group may take to follow the load, what a firewall may take to start, and
+#: how long nothing is done.
+PATIENCE, START, REST = 7200.0, 20.0, 180.0
+#: So too, between two looks at the firewalls, two records of a flow and two new connections: where time has to pass
+#: slowly because the machine is slow, it does not have more of these to do.
+LOOK, RECORD, CONNECTION = 15.0, 6.0, 3.0
 THROUGHPUT, SESSIONS = "panSessionThroughputKbps", "panSessionActive"
 #: What an instance goes through, as the service's events name it: what it began with, out, and in.
 INITIAL = ["Pending", "InService"]
@@ -52,8 +54,9 @@ def story(run: Run, flows: int = 40, time_scale: float | None = None) -> None:
         web1, web2, app1, app2 = (lab.host(name) for name in ("web1", "web2", "app1", "app2"))
         group = Watched(lab)
         least = group.look().in_service
-        with run.flows(web2, app1, tcp=0) as opened:
-            with run.flows(web1, app2, tcp=flows, connect_every=None) as kept:
+        record = {"interval": RECORD / lab.time_scale, "gap": 3 * RECORD / lab.time_scale}
+        with run.flows(web2, app1, tcp=0, connect_every=CONNECTION / lab.time_scale) as opened:
+            with run.flows(web1, app2, tcp=flows, connect_every=None, **record) as kept:
                 # New flows come with each step; those that there are stay where they are.
                 with load(lab, steps=1):
                     group.wait("the first step out", lambda now: now.in_service > least)
@@ -62,12 +65,12 @@ def story(run: Run, flows: int = 40, time_scale: float | None = None) -> None:
                     group.wait("the second step out", lambda now: more < now.desired == now.in_service)
                 with load(lab, steps=2):
                     group.wait("all firewalls to take flows", lambda now: len(now.busy("InService")) == now.in_service)
-                    group.rest(3)
+                    group.rest()
                     most = group.now.in_service
                 with load(lab, steps=1):
                     group.wait("the first step in", lambda now: now.desired < most)
                 group.wait("the second step in", lambda now: now.desired == least)
-                group.rest(2)
+                group.rest()
                 draining = group.now.busy("Terminating")
             group.wait("those that left to be terminated", lambda now: now.in_service == len(now.states) == least)
         ports = {flow.local_port for flow in kept.report.flows}
@@ -160,14 +163,14 @@ class Watched:
 
     def wait(self, what: str, condition: Callable[[Look], bool]) -> None:
         def seen() -> bool:
-            return time.monotonic() > self.now.time + LOOK and condition(self.look())
+            return time.monotonic() > self.now.time + LOOK / self._lab.time_scale and condition(self.look())
 
         self._lab.wait(seen, what, PATIENCE / self._lab.time_scale)
 
-    def rest(self, seconds: float) -> None:
+    def rest(self) -> None:
         """Let the group be for a while."""
-        start = time.monotonic()
-        self.wait("time to pass", lambda now: now.time > start + seconds)
+        end = time.monotonic() + REST / self._lab.time_scale
+        self.wait("time to pass", lambda now: now.time > end)
 
     def panels(self) -> tuple[Panel, ...]:
         """Return what was seen, for the figure."""
