@@ -308,6 +308,18 @@ def test_a_customer_that_begins_too_early_is_not_refused(tmp_path: Path, monkeyp
         wait_ready(net.ends.values())
 
 
+def test_a_customer_whose_attempts_were_not_answered_is_still_heard(tmp_path: Path) -> None:
+    """Each attempt leaves Amazon's end a half-open SA for 30 s: what a flood would look like."""
+    with one_tunnel(tmp_path) as (net, tunnel, amazon):
+        net.run(amazon, "iptables -w -A OUTPUT -o outside -p udp -j DROP")
+        for side in Side:
+            net.ends[tunnel.name, side] = net.end(tunnel, side)
+        log = net.ends[tunnel.name, Side.AMAZON].log
+        wait_for(lambda: log.read_text().count("is initiating an IKE_SA") == 5, seconds=25)
+        net.run(amazon, "iptables -w -D OUTPUT -o outside -p udp -j DROP")
+        wait_ready(net.ends.values())
+
+
 @contextmanager
 def one_tunnel(directory: Path) -> Iterator[tuple[Net, Tunnel, str]]:
     """A net with the two ends of one tunnel, without their charons; yields it, the tunnel, Amazon's end."""
