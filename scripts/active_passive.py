@@ -84,7 +84,7 @@ def failover(run: Run, lab: Lab, zone: str, client: Host, server: Host, flows: i
     pair = lab.topology.vpcs["security"].high_availability[PAIRS[zone]]
     dying, heir = roles(lab, zone)
     before = run.http(client, lab.host("server")).peer
-    with run.flows(client, server, tcp=flows, dead_after=15, connect_timeout=1) as traffic:
+    with run.flows(client, server, tcp=flows, dead_after=15) as traffic:
         lab.wait(lambda: ha(lab, heir)["synchronized"] >= flows, "all copies")
         carried = {name: packets(lab, name) for name in pair.firewalls}
         run.check("the passive firewall carries nothing", carried[heir] == 0 < carried[dying], f"packets: {carried}")
@@ -130,7 +130,7 @@ def failover(run: Run, lab: Lab, zone: str, client: Host, server: Host, flows: i
 def lose_link(run: Run, lab: Lab, client: Host, server: Host, flows: int) -> None:
     """Take the trust link of zone a's active firewall down under traffic: its link monitoring hands over."""
     losing, heir = roles(lab, "a")
-    with run.flows(client, server, tcp=flows, dead_after=15, connect_timeout=1) as traffic:
+    with run.flows(client, server, tcp=flows, dead_after=15) as traffic:
         lab.wait(lambda: ha(lab, heir)["synchronized"] >= flows, "all copies")
         lost = time.monotonic()
         trust_link(losing, on=False)
@@ -173,7 +173,7 @@ def split_brain(run: Run, lab: Lab, client: Host, server: Host, flows: int) -> N
         owners.add((holders(lab), target(lab, "a")))
         return states(lab, one, other) == list(wanted)
 
-    with run.flows(client, server, tcp=flows, dead_after=15, connect_timeout=1) as traffic:
+    with run.flows(client, server, tcp=flows, dead_after=15) as traffic:
         lab.wait(lambda: ha(lab, other)["synchronized"] >= flows, "all copies")
         idle = packets(lab, other)
         cut = time.monotonic()
@@ -275,8 +275,8 @@ def wait_for_route(lab: Lab, zone: str, name: str) -> None:
 
 
 def wait_for_flows(traffic: Traffic, mended: float) -> None:
-    """Wait until every flow has gone on or is dead: TCP's waiting for the next try has doubled meanwhile."""
-    traffic.wait(lambda status: status.time > mended + 1 and not status.silent, "the flows to go on")
+    """Wait until every flow has gone on or is dead, and new connections have: TCP waits twice as long for each try."""
+    traffic.wait(lambda status: status.time > mended + 3 and not status.silent, "the flows to go on")
 
 
 def survived(run: Run, line: Timeline, flows: int) -> None:

@@ -79,7 +79,7 @@ def tell(run: Run, lab: Lab, case: Case, count: int) -> None:
     web1, app2 = lab.host("web1"), lab.host("app2")
     patience = 4.0  # seconds after which a silent flow is dead
     with lab.attributes("gwlb", case.attributes):
-        with run.flows(web1, app2, tcp=count, dead_after=patience, connect_timeout=1) as traffic:
+        with run.flows(web1, app2, tcp=count, dead_after=patience) as traffic:
             # The firewall that breaks is the one with the most sessions.
             ports = {
                 name: {session["source_port"] for session in firewall.control.sessions(source=str(web1.address))}
@@ -90,6 +90,7 @@ def tell(run: Run, lab: Lab, case: Case, count: int) -> None:
             case.break_(lab, victim)
             if case.detected:
                 lab.wait_target(victim, "unhealthy")
+                lab.revalidate()
             known = time.monotonic()
             traffic.wait(lambda status: status.time > known + patience + 2, "the flows' fate")
             states = lab.target_states(victim)

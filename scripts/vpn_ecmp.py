@@ -224,7 +224,7 @@ def die(run: Run, lab: Lab, count: int) -> None:
     theirs = tunnels_of(lab.topology, victim)
     others = [plan.name for plan in tunnels(lab.topology) if plan.name not in theirs]
     charons = [end for end in ends(lab).values() if end.tunnel.name in theirs and end.side is Side.CUSTOMER]
-    with run.flows(web1, app2, tcp=count, dead_after=patience, connect_timeout=1) as traffic:
+    with run.flows(web1, app2, tcp=count, dead_after=patience) as traffic:
         ports = {
             name: {session["source_port"] for session in firewall.control.sessions(source=str(web1.address))}
             for name, firewall in lab.firewalls.items()

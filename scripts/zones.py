@@ -30,7 +30,7 @@ def story(run: Run, flows: int = 40, time_scale: float = 10) -> None:
 def zone_fails(run: Run, lab: Lab, count: int) -> None:
     web1, app2 = lab.host("web1"), lab.host("app2")
     failing = [name for name, firewall in lab.firewalls.items() if lab.zone(name) == "a"]
-    with run.flows(web1, app2, tcp=count, dead_after=4, connect_timeout=1) as traffic:
+    with run.flows(web1, app2, tcp=count, dead_after=4) as traffic:
         ports = {
             session["source_port"]
             for name in failing
@@ -46,6 +46,7 @@ def zone_fails(run: Run, lab: Lab, count: int) -> None:
 
         # The other AZ's firewalls may help now.
         lab.manage(lambda service: service.set_attributes("gwlb", {CROSS_ZONE: "true"}))
+        lab.revalidate()
         helped = time.monotonic()
         traffic.wait(lambda status: status.time > helped + 5, "cross-zone load balancing")
 
@@ -54,8 +55,9 @@ def zone_fails(run: Run, lab: Lab, count: int) -> None:
         for name in failing:
             lab.wait_target(name, "healthy")
         lab.manage(lambda service: service.set_attributes("gwlb", {CROSS_ZONE: "false"}))
+        lab.revalidate()
         whole = time.monotonic()
-        traffic.wait(lambda status: status.time > whole + 2, "both zones on their own again")
+        traffic.wait(lambda status: status.time > whole + 4, "both zones on their own again")
 
     line = run.timeline("AZ a fails", traffic, Event(broken, Kind.FAILURE, f"{' and '.join(failing)} killed"))
     dead = {flow.local_port for flow in line.died()}

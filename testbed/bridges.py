@@ -151,11 +151,12 @@ def appctl(*words: str) -> str:
     return answer.stdout
 
 
-def refresh_counters() -> None:
-    """Have Open vSwitch bring flow counters up to date, which it does in passes.
+def revalidate() -> None:
+    """Have Open vSwitch compare its cache of megaflows with its tables, which it does in passes.
 
-    It can wait for a pass only while all its bridges, the machine's own included, are of one datapath type. Otherwise
-    its cache is emptied: what was counted there is added up, and the next packets fill it again.
+    From then on no packet is forwarded by what the tables were before, and their counters are up to date. Open vSwitch
+    can wait for a pass only while all its bridges, the machine's own included, are of one datapath type. Otherwise the
+    cache is emptied: what was counted there is added up, and the next packets fill it again.
     """
     try:
         appctl("revalidator/wait")

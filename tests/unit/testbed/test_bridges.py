@@ -8,7 +8,7 @@ from testbed import bridges
 from testbed.errors import MachineError
 
 
-def test_counters_are_refreshed_also_beside_bridges_of_another_datapath(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_cache_is_revalidated_also_beside_bridges_of_another_datapath(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[str] = []
 
     def appctl(*words: str) -> str:
@@ -18,5 +18,5 @@ def test_counters_are_refreshed_also_beside_bridges_of_another_datapath(monkeypa
         return ""
 
     monkeypatch.setattr(bridges, "appctl", appctl)
-    bridges.refresh_counters()
+    bridges.revalidate()
     assert asked == ["revalidator/wait", "revalidator/purge"]
