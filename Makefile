@@ -5,7 +5,7 @@ BIN := $(abspath $(VENV))/bin
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint bench lock clean
+.PHONY: help setup demo test lint unit bench lock clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## /make \1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -16,14 +16,16 @@ setup: ## install what the lab needs; the second time only check
 demo: setup ## the tour: build the reference lab, send traffic through its firewalls, print what was proved
 	$(SUDO) $(BIN)/bumpwire run tour
 
-test: setup lint ## lint, types and all tests
-	$(BIN)/python -m pytest -m 'not lab'
+test: lint unit ## lint, types and all tests
 	$(SUDO) $(BIN)/python -m pytest -m lab -p no:cacheprovider
 
 lint: setup ## style and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+unit: setup ## the tests that need no lab
+	$(BIN)/python -m pytest -m 'not lab'
 
 bench: setup ## the performance table
 	$(SUDO) $(BIN)/bumpwire bench

@@ -68,6 +68,8 @@ def test_it_ends_after_the_given_seconds(link: Link, tmp_path: Path) -> None:
 def test_ctrl_c_leaves_a_whole_file(link: Link, tmp_path: Path) -> None:
     file = tmp_path / "interrupted.pcapng"
     program = (
+        # A shell's background job ignores Ctrl-C, and so do its children.
+        "import signal; signal.signal(signal.SIGINT, signal.default_int_handler);"
         "from pathlib import Path; from testbed.capture import Link, capture;"
         f" print(capture(Link('web1', {link.pid}, 'lo'), Path('{file}'), 100000, 600).packets)"
     )
