@@ -5,10 +5,10 @@ BIN := $(abspath $(VENV))/bin
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint unit bench lock clean
+.PHONY: help setup demo test lint unit controller bench lock clean
 
 help: ## list the targets
-	@sed -n 's/^\([a-z]*\):.*## /make \1\t/p' $(MAKEFILE_LIST) | expand -t 14
+	@sed -n 's/^\([a-z]*\):.*## /make \1\t/p' $(MAKEFILE_LIST) | expand -t 18
 
 setup: ## install what the lab needs; the second time only check
 	@testbed/setup.sh $(VENV)
@@ -16,16 +16,19 @@ setup: ## install what the lab needs; the second time only check
 demo: setup ## the tour: build the reference lab, send traffic through its firewalls, print what was proved
 	$(SUDO) $(BIN)/bumpwire run tour
 
-test: lint unit ## lint, types and all tests
-	$(SUDO) $(BIN)/python -m pytest -m lab -p no:cacheprovider
+test: lint unit controller ## lint, types and all tests
+	$(SUDO) $(BIN)/python -m pytest tests/lab -p no:cacheprovider
 
 lint: setup ## style and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-unit: setup ## the tests that need no lab
-	$(BIN)/python -m pytest -m 'not lab'
+unit: setup ## tests of the parts, without root
+	$(BIN)/python -m pytest tests/unit
+
+controller: setup ## tests of the controller and the management, without root
+	$(BIN)/python -m pytest tests/controller
 
 bench: setup ## the performance table
 	$(SUDO) $(BIN)/bumpwire bench
