@@ -17,7 +17,9 @@ import json, pathlib, signal, sys
 signal.signal(signal.SIGTERM, lambda *_: sys.exit(3))
 if sys.argv[1] == "fail":
     sys.exit("no such thing\\n\\n")
-pathlib.Path(sys.argv[1]).write_text(json.dumps({"arguments": sys.argv[1:]}))
+unfinished = pathlib.Path(sys.argv[1] + ".new")
+unfinished.write_text(json.dumps({"arguments": sys.argv[1:]}))
+unfinished.replace(sys.argv[1])
 while True:
     signal.pause()
 """
