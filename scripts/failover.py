@@ -90,9 +90,10 @@ def tell(run: Run, lab: Lab, case: Case, count: int) -> None:
             case.break_(lab, victim)
             if case.detected:
                 lab.wait_target(victim, "unhealthy")
-                lab.revalidate()
             known = time.monotonic()
-            traffic.wait(lambda status: status.time > known + patience + 2, "the flows' fate")
+            lab.revalidate()
+            followed = time.monotonic()
+            traffic.wait(lambda status: status.time > followed + patience + 2, "the flows' fate")
             states = lab.target_states(victim)
         case.mend(lab, victim)
         lab.wait_target(victim, "healthy")
@@ -113,7 +114,7 @@ def tell(run: Run, lab: Lab, case: Case, count: int) -> None:
         told = ", ".join(f"{number} of {cause}" for cause, number in causes.items())
         run.check(f"they were told: {case.cause}", were, f"died: {told}")
 
-    new = line.started(known)
+    new = line.started(followed)
     late = [one for one in new if one.error]
     if case.detected:
         told = f"{len(late)} of {len(new)} failed"
