@@ -275,7 +275,10 @@ def wait_for_route(lab: Lab, zone: str, name: str) -> None:
 
 
 def wait_for_flows(traffic: Traffic, mended: float) -> None:
-    """Wait until every flow has gone on or is dead, and new connections have: TCP waits twice as long for each try."""
+    """Wait until every flow has gone on or is dead: TCP's waiting for the next try has doubled meanwhile.
+
+    Not less than 3 s: a new connection has 2 s to succeed, and those that are under way at the end do not count.
+    """
     traffic.wait(lambda status: status.time > mended + 3 and not status.silent, "the flows to go on")
 
 
