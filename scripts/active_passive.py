@@ -23,7 +23,7 @@ from testbed.rating import rate_attachments, rate_firewalls
 from testbed.results import Table
 from testbed.run import Run
 from testbed.scenario import main
-from testbed.timeline import Event, Kind, Timeline
+from testbed.timeline import Event, Kind, Timeline, failures
 from topologies.fabric import interface
 from topologies.loader import load_topology
 from topologies.model import Topology, interface_name
@@ -116,8 +116,7 @@ def failover(run: Run, lab: Lab, zone: str, client: Host, server: Host, flows: i
     run.check("the internet sees the same address before and after", kept, f"{before}, then {after}")
     new = line.started(moved)
     late = [one for one in new if one.error]
-    told = f"{len(late)} of {len(new)} failed"
-    run.check("new connections succeed once the routes lead to the heir", bool(new) and not late, told)
+    run.check("new connections succeed once the routes lead to the heir", bool(new) and not late, failures(new))
     outage = line.outage(killed)
     if outage is not None:
         run.measure("last new connection lost after", outage, "s")

@@ -25,7 +25,7 @@ from testbed.probes.child import Child, program
 from testbed.results import Series
 from testbed.run import Run
 from testbed.scenario import main
-from testbed.timeline import Form, Panel, Timeline, service_events
+from testbed.timeline import Form, Panel, Timeline, failures, service_events
 from testbed.trip import traffic_log
 from testbed.watch import parse
 
@@ -88,8 +88,7 @@ def story(run: Run, flows: int = 40, time_scale: float | None = None) -> None:
 
         dead, failed = line.died(), line.failed()
         run.check("no flow was lost", not dead, f"{len(dead)} of {flows} died")
-        told = f"{len(failed)} of {len(line.connections)} failed"
-        run.check("no new connection failed", bool(line.connections) and not failed, told)
+        run.check("no new connection failed", bool(line.connections) and not failed, failures(line.connections))
         met = sessions(lab, web1)
         strays = [port for port in ports if len(met[port]) != 1 or not all(both_ways(one) for one in met[port])]
         run.check("each flow met one firewall, in both directions", not strays, f"{len(strays)} of {flows} did not")

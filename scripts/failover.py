@@ -15,7 +15,7 @@ from testbed.lab import Lab
 from testbed.probes.flows import RESET, TIME_OUT
 from testbed.run import Run
 from testbed.scenario import main
-from testbed.timeline import Event, Kind
+from testbed.timeline import Event, Kind, failures
 from topologies.loader import load_topology
 
 
@@ -117,13 +117,12 @@ def tell(run: Run, lab: Lab, case: Case, count: int) -> None:
     new = line.started(followed)
     late = [one for one in new if one.error]
     if case.detected:
-        told = f"{len(late)} of {len(new)} failed"
-        run.check("new connections succeed once the failure is known", bool(new) and not late, told)
+        run.check("new connections succeed once the failure is known", bool(new) and not late, failures(new))
         run.measure("detection", known - broken, "s")
         run.measure("detection as configured", lab.detection_time("gwlb"), "s")
     else:
         run.check("the health check never found out", states == {"healthy"}, f"{victim} is {', '.join(states)}")
-        run.check("new connections went on failing", bool(late), f"{len(late)} failed")
+        run.check("new connections went on failing", bool(late), failures(new))
     first = line.outage(broken)
     if first is not None:
         run.measure("last new connection lost after", first, "s")

@@ -12,7 +12,7 @@ import time
 from testbed.lab import Lab
 from testbed.run import Run
 from testbed.scenario import main
-from testbed.timeline import Event, Kind
+from testbed.timeline import Event, Kind, failures
 
 CROSS_ZONE = "load_balancing.cross_zone.enabled"
 #: The load balancer drops an answer of a flow that it has not seen begin.
@@ -70,7 +70,7 @@ def zone_fails(run: Run, lab: Lab, count: int) -> None:
         "after the repair": [one for one in line.connections if one.started > whole],
     }
     failed = {phase: sum(bool(one.error) for one in ones) for phase, ones in between.items()}
-    told = {phase: f"{failed[phase]} of {len(ones)} failed" for phase, ones in between.items()}
+    told = {phase: failures(ones) for phase, ones in between.items()}
     off, on, after = between
     run.check("cross-zone off: AZ a's new connections fail", 0 < failed[off] < len(between[off]), told[off])
     run.check("cross-zone on: all succeed", not failed[on] and bool(between[on]), told[on])

@@ -159,6 +159,8 @@ def revalidate() -> None:
     cache is emptied: what was counted there is added up, and the next packets fill it again.
     """
     try:
+        # The end of the first pass may be of one that began before the change.
+        appctl("revalidator/wait")
         appctl("revalidator/wait")
     except MachineError:
         appctl("revalidator/purge")

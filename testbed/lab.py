@@ -530,7 +530,7 @@ class Lab:
     def revalidate(self) -> None:
         """Wait until packets, too, meet what the switches hold: a cached decision outlives its tables by an instant.
 
-        For those who judge every connection from a moment on; it takes up to half a second.
+        For those who judge every connection from a moment on; it takes up to a second.
         """
         bridges.revalidate()
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
 from itertools import accumulate, pairwise
@@ -212,6 +212,13 @@ class Timeline:
 
     def _series(self, title: str, unit: str, points: Iterable[tuple[float, float]]) -> Series:
         return Series(title, unit, tuple((time - self.start, value) for time, value in points))
+
+
+def failures(connections: Sequence[Connection]) -> str:
+    """Return how many of new *connections* failed, and of what: ``2 of 120 failed (time-out)``."""
+    errors = [one.error for one in connections if one.error]
+    causes = f" ({', '.join(sorted(set(errors)))})" if errors else ""
+    return f"{len(errors)} of {len(connections)} failed{causes}"
 
 
 def _sums(changes: Iterable[tuple[float, float]]) -> list[tuple[float, float]]:

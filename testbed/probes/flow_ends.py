@@ -179,11 +179,11 @@ class Client:
         kind = socket.SOCK_STREAM if protocol == "tcp" else socket.SOCK_DGRAM
         with socket.socket(socket.AF_INET, kind) as connection:
             try:
-                exchange.local_port = _prepare(connection)
                 if protocol == "tcp":
                     # The kernel gives up when we do, instead of after a quarter of an hour (tcp(7)).
                     patience = math.ceil(self._settings.dead_after * 1000)
                     connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, patience)
+                exchange.local_port = _start(connection, self._server)
                 connecting = asyncio.get_running_loop().sock_connect(connection, self._server)
                 await asyncio.wait_for(connecting, self._settings.dead_after)
                 if protocol == "tcp":
@@ -237,7 +237,7 @@ class Client:
         started, port, error = time.monotonic(), 0, None
         with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as connection:
             try:
-                port = _prepare(connection)
+                port = _start(connection, self._server)
                 await asyncio.wait_for(self._one_exchange(connection), self._settings.connect_timeout)
             except (OSError, EOFError, WrongEchoError, asyncio.TimeoutError) as failure:
                 error = cause(failure)
@@ -301,12 +301,16 @@ async def _first(event: asyncio.Event, seconds: float) -> None:
         return
 
 
-def _prepare(connection: socket.socket) -> int:
-    """Make a socket ready for asyncio and return its port, which is known even if the connection fails."""
+def _start(connection: socket.socket, server: tuple[str, int]) -> int:
+    """Begin to connect a socket, for asyncio to go on with, and return its port, known even if the connection fails.
+
+    The kernel takes the ports for a server one after the other, so none is used again soon: a flow table may still
+    know it. bind() would draw lots.
+    """
     connection.setblocking(False)
     if connection.type == socket.SOCK_STREAM:
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    connection.bind(("", 0))
+    connection.connect_ex(server)
     port: int = connection.getsockname()[1]
     return port
 

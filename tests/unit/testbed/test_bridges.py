@@ -8,6 +8,13 @@ from testbed import bridges
 from testbed.errors import MachineError
 
 
+def test_a_pass_that_began_before_is_not_enough(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+    monkeypatch.setattr(bridges, "appctl", lambda *words: asked.extend(words))
+    bridges.revalidate()
+    assert asked == ["revalidator/wait", "revalidator/wait"]
+
+
 def test_the_cache_is_revalidated_also_beside_bridges_of_another_datapath(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[str] = []
 

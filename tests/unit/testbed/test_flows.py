@@ -263,7 +263,14 @@ def test_a_flow_that_is_refused_was_never_established() -> None:
     report = client_against(None, replace(LONG, connect_every=0.01), lambda status: status.failed > 3)
     assert [(flow.established, flow.cause) for flow in report.flows] == [(None, "refused")] * 2
     assert {connection.error for connection in report.connections} == {"refused"}
-    assert all(connection.local_port > 0 for connection in report.connections)  # the system may choose one again
+    assert all(connection.local_port > 0 for connection in report.connections)
+
+
+def test_no_port_is_used_again_soon() -> None:
+    settings = replace(LONG, tcp=0, connect_every=0.0005)
+    report = client_against(None, settings, lambda status: status.failed > 600)
+    ports = [connection.local_port for connection in report.connections]
+    assert len(set(ports)) == len(ports)
 
 
 def test_new_connections_time_out_while_others_are_tried() -> None:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from testbed import figures
 from testbed.probes.flows import Connection, Flow, Report, Status
 from testbed.results import Series
-from testbed.timeline import Event, Form, Kind, Panel, Timeline, healthy_targets, service_events
+from testbed.timeline import Event, Form, Kind, Panel, Timeline, failures, healthy_targets, service_events
 
 KILLED = 1010.0
 
@@ -55,6 +55,12 @@ def test_who_died() -> None:
     assert TIMELINE.died() == (REFUSED, REPORT.flows[1])
     assert TIMELINE.died(KILLED) == (REPORT.flows[1],)
     assert TIMELINE.died(1016) == ()
+
+
+def test_how_many_failed_is_told_with_what_they_failed_of() -> None:
+    assert failures(TIMELINE.started(1013)) == "0 of 2 failed"
+    assert failures(TIMELINE.connections) == "2 of 5 failed (time-out)"
+    assert failures([connection(1, "time-out"), connection(2, "refused")]) == "2 of 2 failed (refused, time-out)"
 
 
 def test_who_waited_for_an_answer_when_the_traffic_ended() -> None:
