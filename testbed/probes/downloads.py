@@ -281,9 +281,9 @@ async def trip_often(address: str, port: int, seconds: float) -> list[float]:
                         await asyncio.wait_for(ask(reader, writer), SILENCE)
                     finally:
                         found.append(time.monotonic() - start)
-                    if time.monotonic() + TRIP >= end:
-                        break
                     await asyncio.sleep(TRIP)
+                    if time.monotonic() >= end:
+                        break
                 writer.close()
 
     await asyncio.gather(*(one() for _ in range(TRIPPING)))
